@@ -123,7 +123,7 @@ class Recipe:
 # %% ../nbs/00_core.ipynb #c014
 PRESETS = dict(
     paper=Recipe(),
-    quick=Recipe(resize=128, size=112, region_min=25, region_max=64, epochs=60, batch_size=64, n_passes=8),
+    quick=Recipe(resize=128, size=112, region_min=25, region_max=64, epochs=40, batch_size=64, n_passes=8),
     demo=Recipe(resize=73, size=64, region_min=14, region_max=36, epochs=20, batch_size=32, n_passes=5),
 )
 

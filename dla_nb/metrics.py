@@ -104,16 +104,18 @@ def auroc(
     return _auc(*_ranks(bad, good), len(good))
 
 # %% ../nbs/61_metrics.ipynb #c026
-#: Pixels touch if they share a side or a corner; two images (first axis) never do.
-_TOUCHING = np.zeros((3,3,3), dtype=bool)
-_TOUCHING[1] = True
-
 def _regions(
     on:np.ndarray, # defects, bool (n,h,w)
 )->np.ndarray:     # for each defective pixel in reading order, the number of its region, 0 to R-1
-    "The 8-connected regions of each image."
-    some = on[on.any((1,2))]
-    return ndimage.label(some, _TOUCHING)[0][some] - 1
+    "The 8-connected regions of each image, looked for in the box around its defects."
+    numbers, n = [np.empty(0, dtype=int)], 0
+    for mask in on[on.any((1,2))]:
+        rows, cols = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+        box = mask[rows[0]:rows[-1]+1, cols[0]:cols[-1]+1]
+        labels, n_here = ndimage.label(box, np.ones((3,3)))
+        numbers.append(labels[box] + (n - 1))
+        n += n_here
+    return np.concatenate(numbers)
 
 # %% ../nbs/61_metrics.ipynb #c030
 def _found(

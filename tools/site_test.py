@@ -2,10 +2,11 @@
 
     python tools/site_test.py                    build the site in a temporary folder and test it
     python tools/site_test.py --site _site       test a site that is built already
+    python tools/site_test.py --keep _site       build it there and test it
     python tools/site_test.py --shots DIR        also keep pictures of every page: light, dark, phone
     python tools/site_test.py --only losses      only pages whose name contains a word
 
-Needs the extra `site-test` (playwright) and Chromium: `apt-get install chromium`, or $CHROMIUM names another one.
+Needs the extra `site`, playwright from PyPI, and Chromium: `apt-get install chromium`, or $CHROMIUM names another one.
 The site is served on localhost, and the browser may reach nothing else. The last line is `N passed, N failed`."""
 import argparse
 import os
@@ -26,7 +27,7 @@ LIMIT = 2_000_000   # bytes of a page with everything it loads, without the font
 FLAGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
          '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage']
 
-# What a page says about itself, asked once when it has settled
+# What a page says about itself when it has settled. The logo's alternative text is empty, for the name stands beside it.
 FACTS = """() => {
   const article = document.querySelector('article') || document.body
   const overflow = [...article.querySelectorAll('*')].filter(e => {
@@ -40,7 +41,7 @@ FACTS = """() => {
     title: document.title,
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
     links: [...document.querySelectorAll('a[href]')].map(a => a.href),
-    noAlt: [...document.querySelectorAll('img')].filter(i => !(i.getAttribute('alt') || '').trim()
+    noAlt: [...document.querySelectorAll('img:not(.logo__image)')].filter(i => !(i.getAttribute('alt') || '').trim()
             || /^(_images|https?:|\\.\\.)/.test(i.getAttribute('alt'))).map(i => i.getAttribute('src')),
     broken: [...document.querySelectorAll('img')].filter(i => i.complete && i.naturalWidth == 0).map(i => i.src),
     maths: document.querySelectorAll('.math').length,
@@ -94,7 +95,7 @@ def serve(folder: Path) -> ThreadingHTTPServer:
     return server
 
 
-def watch(page, base: str) -> dict:
+def watch(page, base: str, folder: Path) -> dict:
     "Record what a page says and asks for; refuse whatever is not on this machine."
     seen = dict(console=[], outside=[], missing=[], bytes=0, requests=[])
     def route(r):
@@ -104,8 +105,8 @@ def watch(page, base: str) -> dict:
     def response(r):
         seen['requests'].append(r.url)
         if r.status >= 400: seen['missing'].append(r.url)
-        if '/fonts/woff-v2/' in r.url or not r.ok: return
-        path = Path(seen['folder'])/unquote(urlparse(r.url).path.lstrip('/'))
+        if '/chtml/fonts/' in r.url or not r.ok: return   # glyphs of the maths and their measures
+        path = folder/unquote(urlparse(r.url).path.lstrip('/'))
         seen['bytes'] += path.stat().st_size if path.is_file() else 0
     page.route('**/*', route)
     page.on('response', response)
@@ -120,14 +121,11 @@ def settle(page, url: str):
     page.evaluate("async () => { await document.fonts.ready; if (window.MathJax && MathJax.startup) await MathJax.startup.promise }")
 
 
-def test_page(context, base: str, folder: Path, name: str, results: Results) -> dict:
+def test_page(page, base: str, folder: Path, name: str, results: Results) -> dict:
     "One page on a desktop; returns its facts."
-    page = context.new_page()
-    seen = watch(page, base) 
-    seen['folder'] = folder
+    seen, check = watch(page, base, folder), results.check
     settle(page, base + name)
-    facts = page.evaluate(FACTS)
-    check = results.check
+    facts = page.evaluate(FACTS) | dict(bytes=seen['bytes'])
     check(facts['title'] and facts['headings'] == 1, f'{name} has a title and one h1', facts['headings'])
     check(not seen['console'], f'{name}: nothing on the console', seen['console'])
     check(not seen['outside'], f'{name}: no request leaves the machine', seen['outside'])
@@ -136,33 +134,28 @@ def test_page(context, base: str, folder: Path, name: str, results: Results) -> 
     check(facts['typeset'] >= facts['maths'] and not facts['errors'], f'{name}: maths is typeset',
           f'{facts["typeset"]} of {facts["maths"]}, errors {facts["errors"]}')
     check(seen['bytes'] < LIMIT, f'{name}: page weight', f'{seen["bytes"]/1e6:.2f} MB')
-    facts['bytes'] = seen['bytes']
-    page.close()
     return facts
 
 
-def test_looks(context, base: str, name: str, results: Results, shots: Path):
-    "Contrast in both colour schemes, and a phone's width."
-    page = context.new_page()
+def test_looks(page, name: str, results: Results, shots: Path):
+    "Contrast in both colour schemes, and a phone's width, of the page that is open."
+    def shot(kind):
+        if shots: page.screenshot(path=shots/f'{name.replace("/", "_")[:-5]}-{kind}.png', full_page=True)
     for scheme in ('light', 'dark'):
-        page.set_viewport_size(DESKTOP)
         page.emulate_media(color_scheme=scheme)
-        settle(page, base + name)
-        set_to = page.evaluate('document.documentElement.dataset.theme')
+        page.wait_for_function(f"document.documentElement.dataset.theme == '{scheme}'", timeout=5000)
         bad = page.evaluate(CONTRAST)
-        results.check(set_to == scheme and not bad, f'{name}: readable in {scheme} mode', f'theme {set_to}, low contrast {bad}')
-        if shots: page.screenshot(path=shots/f'{name.replace("/", "_")[:-5]}-{scheme}.png', full_page=True)
+        results.check(not bad, f'{name}: readable in {scheme} mode', f'low contrast {bad}')
+        shot(scheme)
     page.emulate_media(color_scheme='light')
     page.set_viewport_size(PHONE)
-    settle(page, base + name)
     facts = page.evaluate(FACTS)
     results.check(not facts['wide'] and not facts['overflow'], f'{name}: fits a phone of {PHONE["width"]} px',
                   f'{facts["wide"]} px wide, sticking out {facts["overflow"]}')
-    if shots: page.screenshot(path=shots/f'{name.replace("/", "_")[:-5]}-phone.png', full_page=True)
-    page.close()
+    shot('phone')
 
 
-def test_links(facts: dict, base: str, folder: Path, names: list, results: Results):
+def test_links(facts: dict, base: str, folder: Path, results: Results):
     "Every link inside the site leads to a page, and every anchor to a place on it."
     for name, found in facts.items():
         dead = set()
@@ -214,9 +207,13 @@ def test_site(folder: Path, shots: Path, only: str) -> Results:
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
         context = browser.new_context(viewport=DESKTOP)
-        facts = {n: test_page(context, base, folder, n, results) for n in names}
-        test_links(facts, base, folder, names, results)
-        for n in (n for n in read if only in n): test_looks(context, base, n, results, shots)
+        facts = {}
+        for n in names:
+            page = context.new_page()
+            facts[n] = test_page(page, base, folder, n, results)
+            if n in read and only in n: test_looks(page, n, results, shots)
+            page.close()
+        test_links(facts, base, folder, results)
         test_search(context, base, results)
         clicked = test_one_click(context, base, {n: facts[n] for n in read}, results)
         browser.close()
@@ -230,12 +227,13 @@ def test_site(folder: Path, shots: Path, only: str) -> Results:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--site', type=Path, help='a built site; default: build one')
+    parser.add_argument('--keep', type=Path, help='where to build it; default: a temporary folder')
     parser.add_argument('--shots', type=Path, help='folder for pictures of the pages')
     parser.add_argument('--only', default='', help='look only at pages whose name contains this')
     args = parser.parse_args()
     if args.shots: args.shots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as tmp:
-        folder = args.site.resolve() if args.site else Path(tmp)/'site'
+        folder = (args.site or args.keep or Path(tmp)/'site').resolve()
         if not args.site:
             from dla_nb.sitebuild import SiteError, build_site
             start = time.time()

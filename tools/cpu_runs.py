@@ -1,0 +1,44 @@
+"""The runs on real images that two CPU cores can afford: `python tools/cpu_runs.py [CATEGORY...]`.
+
+The preset `quick` (112 px) on MVTec AD, row DLA of Table 2 with the two controls, one seed, scored as printed and under
+the readings that need no other training. Rows are appended to results/runs.csv; what is there is not run again."""
+import os
+import sys
+from pathlib import Path
+
+from dla_nb.core import PRESETS, mvtec_path
+from dla_nb.data import load_category
+from dla_nb.experiments import Run, append_row, control_rows, measure_run, pending, save_recipe, table_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT/'results'/'runs.csv'
+READINGS = [dict(features='unit'), dict(batch_stats='recomputed'), dict(features='unit', batch_stats='recomputed')]
+
+
+def main(categories: list, rows: list = ('DLA',)) -> None:
+    os.chdir(ROOT)
+    recipe, source = PRESETS['quick'], mvtec_path()
+    if source is None: sys.exit('MVTec AD is not here: set DLA_DATA to its folder')
+    for run in pending(table_runs(recipe, source.name, categories, rows, seeds=[0]), RESULTS):
+        category = load_category(source, run.category, recipe, progress=False)
+        print(f'{run.row} on {category!r}', flush=True)
+        checkpoint = ROOT/'runs'/f'{run.id}.checkpoint'
+        for row in measure_run(run, category, READINGS, checkpoint=checkpoint, progress=sys.stderr.isatty()): add(row, run, row_recipes(run))
+        checkpoint.unlink(missing_ok=True)
+    for name in categories:
+        for change in ({}, dict(features='unit')):
+            scored = recipe.but(**change)
+            if not pending([Run('untrained', source.name, name, 0, scored)], RESULTS): continue
+            for row in control_rows(source.name, load_category(source, name, recipe, progress=False), scored): add(row, None, [scored])
+
+
+def row_recipes(run: Run) -> list: return [run.recipe.but(**change) for change in ({}, *READINGS)]
+
+
+def add(row: dict, run, recipes: list) -> None:
+    for recipe in recipes: save_recipe(recipe, ROOT/'results'/'recipes')
+    append_row(RESULTS, row)
+    print({k: row[k] for k in ('row', 'category', 'recipe', 'pixel_auroc', 'image_auroc', 'aupro')}, flush=True)
+
+
+if __name__ == '__main__': main(sys.argv[1:] or ['bottle', 'pill', 'grid'])
