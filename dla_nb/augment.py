@@ -41,7 +41,6 @@ def _per_image(
 )->Tensor:    # (n,1,1,1) with the images' dtype
     return v.to(x.dtype)[:, None, None, None]
 
-# %% ../nbs/20_augment.ipynb #c008
 def grey(
     x:Tensor, # images, (n,3,h,w)
 )->Tensor:    # luma, (n,1,h,w)
@@ -74,7 +73,6 @@ def adjust_saturation(
     "Blend with the grey image."
     return torch.lerp(grey(x), x, _per_image(factor, x)).clamp_(0, 1)
 
-# %% ../nbs/20_augment.ipynb #c010
 def _hue(
     x:Tensor,      # images, (n,3,h,w)
     chroma:Tensor, # largest minus smallest channel, (n,1,h,w)
@@ -82,7 +80,7 @@ def _hue(
 )->Tensor:         # (n,1,h,w), in turns, up to whole turns; any value where the chroma is 0
     "The place on the colour circle. Masks are numbers and not branches: faster where neighbours differ."
     r, g, b = x.split(1, 1)
-    is_red, is_green = (r == top).to(x.dtype), (g == top).to(x.dtype)
+    is_red, is_green = (torch.eq(c, top, out=torch.empty_like(top)) for c in (r, g))
     h = torch.lerp((r - g).add_(chroma, alpha=4), (b - r).add_(chroma, alpha=2), is_green)
     return torch.lerp(h, g - b, is_red).div_(chroma.clamp_min(1e-12).mul_(6))
 
@@ -98,7 +96,7 @@ def adjust_hue(
     level = torch.rsub(t.sub_(t.round()).abs_(), 2, alpha=6).clamp_(0, 1)  # from the distance to the channel's own hue
     return torch.addcmul(low, chroma, level)
 
-# %% ../nbs/20_augment.ipynb #c016
+# %% ../nbs/20_augment.ipynb #c011
 class Regions(NamedTuple):
     "One rectangle per image, in pixels of that image."
     top:Tensor    # first row, (n,) whole numbers
@@ -107,16 +105,18 @@ class Regions(NamedTuple):
     width:Tensor  # number of columns, (n,)
 
     def mask(self,
-        h:int, # rows of the image
-        w:int, # columns of the image
-    )->Tensor: # bool, (n,1,h,w), True inside
+        h:int,            # rows of the image
+        w:int,            # columns of the image
+        dtype=torch.bool, # of the result
+    )->Tensor:            # (n,1,h,w), True (or 1) inside
         "Which pixels are inside."
         y = torch.arange(h, device=self.top.device) - self.top[:, None]
         x = torch.arange(w, device=self.top.device) - self.left[:, None]
         rows, cols = (y >= 0) & (y < self.height[:, None]), (x >= 0) & (x < self.width[:, None])
-        return rows[:, None, :, None] & cols[:, None, None, :]
+        number = torch.uint8 if dtype == torch.bool else dtype              # numbers multiply faster than bools
+        inside = rows.to(number)[:, None, :, None]*cols.to(number)[:, None, None, :]
+        return inside.view(torch.bool) if dtype == torch.bool else inside
 
-# %% ../nbs/20_augment.ipynb #c017
 def _whole(
     u:Tensor,         # uniform numbers in [0,1)
     low:int,          # smallest whole number
@@ -141,7 +141,7 @@ def random_regions(
     height, width = _whole(u[0], low, high), _whole(u[1], low, high)
     return Regions(_whole(u[2], 0, h - height), _whole(u[3], 0, w - width), height, width)
 
-# %% ../nbs/20_augment.ipynb #c021
+# %% ../nbs/20_augment.ipynb #c015
 MIN_DEGREES = 15.  # a rotation stays this far from 0 and 360 degrees
 
 def _mirrored(
@@ -170,18 +170,18 @@ def rotate_region(
     places = torch.stack([_mirrored(u, width, left, w), _mirrored(v, height, top, h)]).permute(1, 2, 3, 0)
     return F.grid_sample(x, places, mode='bilinear', padding_mode='border', align_corners=True)
 
-# %% ../nbs/20_augment.ipynb #c027
+# %% ../nbs/20_augment.ipynb #c019
 def jitter_region(
-    x:Tensor,       # images, (n,3,h,w) in [0,1]
-    factors:Tensor, # brightness, contrast, saturation factors and turn of the hue, (n,4)
+    x:Tensor,           # images, (n,3,h,w) in [0,1]
+    factors:Tensor,     # brightness, contrast, saturation factors and turn of the hue, (n,4)
     inside:Tensor=None, # 1 inside the region and 0 outside, (n,1,h,w); None: the whole image
-)->Tensor:          # (n,3,h,w) in [0,1]; values outside the region mean nothing
+)->Tensor:              # (n,3,h,w) in [0,1]; values outside the region mean nothing
     "Brightness, contrast, saturation and hue, in this order."
     brightness, contrast, saturation, turn = factors.unbind(1)
     x = adjust_contrast(adjust_brightness(x, brightness), contrast, inside)
     return adjust_hue(adjust_saturation(x, saturation), turn)
 
-# %% ../nbs/20_augment.ipynb #c030
+# %% ../nbs/20_augment.ipynb #c022
 def _part(
     start:Tensor, # the region's first row, (n,)
     side:Tensor,  # its number of rows, (n,)
@@ -202,7 +202,6 @@ def _shift(
     g, side = grid[:, None], side[:, None]
     return (2*(source - target)*side + g).div(2*g, rounding_mode='floor')
 
-# %% ../nbs/20_augment.ipynb #c031
 def permute_region(
     x:Tensor,        # images, (n,3,h,w)
     regions:Regions, # where
@@ -218,14 +217,13 @@ def permute_region(
     at = torch.arange(h*w, device=x.device) + (down*w + right).gather(1, part.flatten(1))
     return x.flatten(2).gather(2, at.clamp_(0, h*w - 1)[:, None].expand(n, 3, h*w)).view_as(x)
 
-# %% ../nbs/20_augment.ipynb #c036
+# %% ../nbs/20_augment.ipynb #c026
 def grey_region(
     x:Tensor, # images, (n,3,h,w)
 )->Tensor:    # (n,3,h,w), the three channels equal
     "Grayscale: the luma in all three channels."
-    return grey(x).expand_as(x)
+    return grey(x).repeat(1, 3, 1, 1)
 
-# %% ../nbs/20_augment.ipynb #c038
 class LocalDraw(NamedTuple):
     "The drawn numbers of the local augmentations, one set per image."
     degrees:Tensor # angle of Rotation, counter-clockwise, (n,) in [15, 345]
@@ -251,7 +249,6 @@ def _orders(
     still = (order == place).all(1, keepdim=True) & (place < parts)
     return torch.where(still, (place + 1)%parts, order)
 
-# %% ../nbs/20_augment.ipynb #c039
 def draw_local(
     n:int,                          # number of images
     recipe:Recipe,                  # jitter, perm_grids
@@ -266,7 +263,7 @@ def draw_local(
     for k, g in enumerate(grids): grid = torch.where(which == k, g, grid)
     return LocalDraw(degrees, _factors(u[:, 2:6], recipe.jitter), grid, _orders(u[:, 6:], grid))
 
-# %% ../nbs/20_augment.ipynb #c043
+# %% ../nbs/20_augment.ipynb #c030
 LOCAL_AUGMENTATIONS = ('rotation', 'color_jitter', 'perm', 'grayscale')  # the order of candidates and weights
 
 def _own(
@@ -297,7 +294,6 @@ def _steps(
             lambda x: permute_region(x, regions, draw.grid, draw.order),
             grey_region] + own
 
-# %% ../nbs/20_augment.ipynb #c044
 def apply_local(
     x:Tensor,                       # images, (n,3,h,w) in [0,1]
     regions:Regions,                # where
@@ -319,7 +315,7 @@ def local_candidates(
     "Draw, then apply the four local augmentations."
     return apply_local(x, regions, draw_local(len(x), recipe, generator, x.device))
 
-# %% ../nbs/20_augment.ipynb #c050
+# %% ../nbs/20_augment.ipynb #c036
 NOTHING = 1e-12  # a mean squared difference below this is rounding
 
 def shares(
@@ -344,7 +340,7 @@ def mix(
     "The weighted sum of the candidates (Eq. 6)."
     return torch.einsum('kn,knchw->nchw', w.to(candidates.dtype), candidates)
 
-# %% ../nbs/20_augment.ipynb #c056
+# %% ../nbs/20_augment.ipynb #c040
 def static_local(
     x:Tensor,                       # images, (n,3,h,w) in [0,1]
     regions:Regions,                # where
@@ -364,7 +360,7 @@ def static_local(
     if reading == 'mean': return torch.where(mask, candidates.mean(0), x)
     raise ValueError(f"static_la={reading!r} is not one of 'sequential', 'sum', 'mean'")
 
-# %% ../nbs/20_augment.ipynb #c059
+# %% ../nbs/20_augment.ipynb #c043
 CPU_PIXELS = 150_000  # pixels augmented at a time on a CPU; a few intermediate results of them fit in its cache
 
 def _groups(
@@ -398,11 +394,12 @@ def _paste(
     out:Tensor,    # images, changed in place, (n,3,h,w), contiguous
     window:Tensor, # (k,3,height,width)
     row:Tensor,    # from `_cut`
+    by_rows:bool,  # whole rows at a time
 ):
-    "Put windows back where they were cut."
-    out.view(-1)[row[..., None] + torch.arange(window.shape[-1], device=out.device)] = window
+    "Put windows back where they were cut: row by row (CPU, faster) or pixel by pixel (deterministic on a GPU)."
+    if by_rows: out.view(-1).unfold(0, window.shape[-1], 1)[row] = window
+    else: out.view(-1)[row[..., None] + torch.arange(window.shape[-1], device=out.device)] = window
 
-# %% ../nbs/20_augment.ipynb #c060
 def _dynamic(
     x:Tensor,        # windows, (k,3,h,w)
     regions:Regions, # in the windows
@@ -412,8 +409,8 @@ def _dynamic(
     generator,       # for the extra ones
 )->tuple:            # (k,3,h,w) and weights (K,k)
     "Eq. 4-6 in windows."
-    inside = regions.mask(*x.shape[-2:]).to(x.dtype)
-    changes = [(f(x) - x).mul_(inside) for f in _steps(regions, draw, inside, extra, generator)]
+    inside = regions.mask(*x.shape[-2:], x.dtype)
+    changes = [f(x).sub_(x).mul_(inside) for f in _steps(regions, draw, inside, extra, generator)]
     norms = torch.stack([torch.linalg.vector_norm(c.flatten(1), dim=1) for c in changes])
     w = shares(norms.square()/(3*pixels))
     x = x.clone()
@@ -426,7 +423,6 @@ class LocalSample(NamedTuple):
     region:Tensor  # bool, (n,1,h,w), True where it may differ from x
     weights:Tensor # (K,n), in the order of LOCAL_AUGMENTATIONS, then the extra ones
 
-# %% ../nbs/20_augment.ipynb #c061
 def augment_regions(
     x:Tensor,                       # images, (n,3,h,w) in [0,1]
     regions:Regions,                # where
@@ -445,7 +441,7 @@ def augment_regions(
         drawn = LocalDraw(*(v[images] for v in draw))
         if dynamic: window, weights[:, images] = _dynamic(window, inner, drawn, h*w, extra, generator)
         else: window = static_local(window, inner, drawn, recipe.static_la, extra, generator)
-        _paste(out, window, row)
+        _paste(out, window, row, x.device.type == 'cpu')
     return LocalSample(out, regions.mask(h, w), weights)
 
 def local_augment(
@@ -460,7 +456,7 @@ def local_augment(
     regions = random_regions(n, h, w, recipe, generator, x.device)
     return augment_regions(x, regions, draw_local(n, recipe, generator, x.device), recipe, extra, generator)
 
-# %% ../nbs/20_augment.ipynb #c077
+# %% ../nbs/20_augment.ipynb #c053
 class View(NamedTuple):
     "The strengths of a distribution of views; the defaults are SimSiam's."
     area:tuple=(.2, 1.)              # smallest and largest part of the image that a crop covers
@@ -481,7 +477,6 @@ class ViewDraw(NamedTuple):
     grey:Tensor    # bool, (n,)
     sigma:Tensor   # of the blur, px, 0 for none, (n,)
 
-# %% ../nbs/20_augment.ipynb #c078
 def _random_crops(
     u:Tensor,  # uniform numbers in [0,1), (22,n)
     h:int,     # height of the images, px
@@ -514,7 +509,7 @@ def draw_view(
     return ViewDraw(_random_crops(u[:22], h, w, view), u[28] < .5, jitter, u[29] < view.p_grey,
                     torch.where(u[30] < view.p_blur, sigma, 0.))
 
-# %% ../nbs/20_augment.ipynb #c079
+# %% ../nbs/20_augment.ipynb #c054
 def resized_crop(
     x:Tensor,     # images, (n,3,h,w)
     crop:Regions, # what is shown
@@ -547,7 +542,7 @@ def gaussian_blur(
         x = y
     return x
 
-# %% ../nbs/20_augment.ipynb #c080
+# %% ../nbs/20_augment.ipynb #c055
 def _view(
     x:Tensor,      # images, (n,3,h,w) in [0,1]
     draw:ViewDraw, # the drawn numbers

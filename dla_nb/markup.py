@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# %% ../nbs/96_markup.ipynb #c005
+# %% ../nbs/96_markup.ipynb #c006
 class SiteError(ValueError):
     "Something in a notebook, or on this machine, that keeps the site from being built."
 
@@ -41,7 +41,7 @@ def outside(
         end = m.end()
     return ''.join(parts + [change(text[end:])])
 
-# %% ../nbs/96_markup.ipynb #c008
+# %% ../nbs/96_markup.ipynb #c009
 CALLOUTS = ('note', 'tip', 'warning', 'important', 'caution')
 
 
@@ -68,7 +68,7 @@ def block_head(
     if title: return [f'{{admonition}} {title}', f':class: {kind}', *closed, '']
     return [f'{{{kind}}}', *closed, '']
 
-# %% ../nbs/96_markup.ipynb #c010
+# %% ../nbs/96_markup.ipynb #c011
 def close_block(
     lines:list,  # converted so far; the block's own lines from `start` on
     start:int,   # index of its opening line
@@ -101,7 +101,7 @@ def blocks(
     if opened: raise SiteError(f'a block is opened and not closed: {lines[opened[-1][0]]}')
     return '\n'.join(lines)
 
-# %% ../nbs/96_markup.ipynb #c013
+# %% ../nbs/96_markup.ipynb #c014
 class Label(NamedTuple):
     "What a reference points at."
     target:str # the name of the place, unique in the site
@@ -131,7 +131,7 @@ def label_text(
     if kind == 'eq': return f'Eq. {name if name.isdigit() else ROMAN[count - 1]}'
     return f'{KINDS[kind]} {count}'
 
-# %% ../nbs/96_markup.ipynb #c015
+# %% ../nbs/96_markup.ipynb #c016
 ATTRS = r'\{[^{}\n]*#(?P<id>(?:fig|tbl|lst)-[\w-]+)[^{}\n]*\}'
 SECTION = r'^#{1,6} +(?P<title>[^\n{]+?) *\{#(?P<section>sec-[\w-]+)[^}\n]*\}'
 NAMED = r'Eqs?\.\s+(?P<numbers>\d+(?:(?:\s*[-–]\s*|,\s+|\s+and\s+|\s+to\s+)\d+)*)'   # 'Eq. 4-6', 'Eq. 3 and 14'
@@ -180,7 +180,7 @@ def page_labels(
         found[label] = Label(f'{name}-{label}', title or label_text(label, counts[kind]))
     return found
 
-# %% ../nbs/96_markup.ipynb #c019
+# %% ../nbs/96_markup.ipynb #c020
 @dataclass
 class Index:
     "Where things are."
@@ -198,7 +198,7 @@ class Index:
         known = sorted({*self.labels.get(page, {}), *self.shared})
         raise SiteError(f'@{label} points nowhere; the labels are {", ".join(known) or "none"}')
 
-# %% ../nbs/96_markup.ipynb #c021
+# %% ../nbs/96_markup.ipynb #c022
 def in_code(
     label:str,   # 'eq-14'
     index:Index,
@@ -224,7 +224,7 @@ def equations(
         return '\n'.join(m['indent'] + line if line else line for line in '\n'.join(lines).split('\n'))
     return re.sub(EQUATION, convert, text, flags=re.M | re.S)
 
-# %% ../nbs/96_markup.ipynb #c024
+# %% ../nbs/96_markup.ipynb #c025
 FIGURE = r'^!\[(?P<caption>[^\n]*)\]\((?P<path>[^)\s]+)\)(?P<attrs>\{[^}\n]*\})[ \t]*$'
 TABLE = r'(?P<rows>(?:^\|[^\n]*\n)+)\n?^: *(?P<caption>[^\n{]*?) *(?P<attrs>\{[^}\n]*\})[ \t]*$'
 
@@ -257,7 +257,7 @@ def figures(
         return '\n'.join([*target, f':::{{table}} {caption}', '', m['rows'].rstrip(), ':::'])
     return re.sub(TABLE, table, re.sub(FIGURE, figure, text, flags=re.M), flags=re.M)
 
-# %% ../nbs/96_markup.ipynb #c027
+# %% ../nbs/96_markup.ipynb #c028
 REFERENCE = r'(?<![\w@.])(-?)@((?:fig|tbl|eq|sec|lst)-[\w-]*\w)'
 
 
@@ -287,7 +287,7 @@ def equation_links(
     def mention(m): return re.sub(r'(Eqs?\.\s+)?(\d+)', number, m.group())
     return outside(text, lambda t: re.sub(NAMED, mention, t), FENCE, SPAN, MATHS, LINK, HEADING)
 
-# %% ../nbs/96_markup.ipynb #c031
+# %% ../nbs/96_markup.ipynb #c032
 def name_links(
     text:str,
     index:Index,
@@ -300,7 +300,7 @@ def name_links(
     ticks = r'(?<!`)`([A-Za-z_][\w.]*(?:\(\))?)`(?!`)'
     return outside(text, lambda t: re.sub(ticks, link, t), FENCE, MATHS, LINK, HEADING)
 
-# %% ../nbs/96_markup.ipynb #c034
+# %% ../nbs/96_markup.ipynb #c035
 def page_links(
     text:str,
     index:Index,
@@ -316,7 +316,7 @@ def page_links(
         return f'{head}({web}{address.removeprefix("./").removeprefix("../")}{anchor})'
     return outside(text, lambda t: re.sub(r'(!?\[[^\]\n]*\])\(([^)\s#]*)(#[^)\s]*)?\)', link, t), FENCE, SPAN, MATHS)
 
-# %% ../nbs/96_markup.ipynb #c037
+# %% ../nbs/96_markup.ipynb #c038
 def gap(
     paragraph:str, # one paragraph or list
 )->str: # MyST, or the paragraph itself where it is no gap
@@ -336,7 +336,7 @@ def gaps(
     "All gaps of a cell."
     return '\n\n'.join(gap(p) for p in re.split(r'\n[ \t]*\n', text))
 
-# %% ../nbs/96_markup.ipynb #c040
+# %% ../nbs/96_markup.ipynb #c041
 def heads(
     text:str,
     page:str,
@@ -369,7 +369,7 @@ def to_myst(
     for change in (heads, references, equation_links): text = change(text, page, index)
     return page_links(name_links(text, index), index, web)
 
-# %% ../nbs/96_markup.ipynb #c043
+# %% ../nbs/96_markup.ipynb #c044
 def cell_options(
     source:str, # of a code cell
 )->tuple: # (options as a dict, the source without them)
@@ -386,7 +386,7 @@ def is_image(
 )->bool: # a picture that a page shows
     return any(kind.startswith('image/') for kind in output.get('data', {}))
 
-# %% ../nbs/96_markup.ipynb #c045
+# %% ../nbs/96_markup.ipynb #c046
 def mk_cell(
     kind:str,      # 'markdown' or 'code'
     source:str,
@@ -415,7 +415,7 @@ def image_cells(
     metas = [meta | (dict(figure=figure) if caption and i == 0 else {}) for i in range(len(outputs))]
     return [mk_cell('code', '# drawn', [o], ['remove-input'], mystnb=m) for o, m in zip(outputs, metas)]   # a cell without code would be left out
 
-# %% ../nbs/96_markup.ipynb #c048
+# %% ../nbs/96_markup.ipynb #c049
 def defined(
     source:str, # exported code
 )->list: # names of functions, classes and constants, in order
@@ -443,7 +443,7 @@ def symbol_bar(
     links = ' '.join(f'{{py:obj}}`{n} <{index.modules[n]}>`' for n in names)
     return f'{targets}\n\n{{.symbols}}\n{links}'
 
-# %% ../nbs/96_markup.ipynb #c050
+# %% ../nbs/96_markup.ipynb #c051
 def shown_outputs(
     outputs:list,
     options:dict,

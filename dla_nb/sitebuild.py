@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['GROUPS', 'BEGIN', 'END', 'MATHJAX', 'DOCUMENTS', 'SIDEBAR', 'need', 'page_name', 'group_of', 'sidebar', 'notebooks',
-           'sidebar_yaml', 'with_sidebar', 'Page', 'read_page', 'docstrings', 'heading_labels', 'target_of', 'add_page',
-           'make_index', 'with_origin', 'convert_page', 'mk_notebook', 'plain', 'comments', 'parameters', 'Entry',
-           'signature', 'function_entry', 'class_entry', 'module_entries', 'table', 'entry_myst', 'reference_page',
-           'lead', 'reference_index', 'toctrees', 'stand_in', 'mathjax_folder', 'copy_mathjax', 'read_settings',
-           'write_documents', 'write_static', 'write_front', 'write_sources', 'sphinx_config', 'run_sphinx',
-           'build_site', 'update_sidebar', 'main']
+           'sidebar_yaml', 'with_sidebar', 'Page', 'read_page', 'docstrings', 'computed', 'heading_labels', 'target_of',
+           'add_page', 'make_index', 'with_origin', 'convert_page', 'mk_notebook', 'plain', 'comments', 'parameters',
+           'Entry', 'signature', 'function_entry', 'class_entry', 'module_entries', 'table', 'entry_myst',
+           'reference_page', 'lead', 'reference_index', 'toctrees', 'stand_in', 'mathjax_folder', 'copy_mathjax',
+           'read_settings', 'write_documents', 'write_static', 'write_front', 'write_sources', 'sphinx_config',
+           'run_sphinx', 'slim_styles', 'build_site', 'update_sidebar', 'main']
 
 # %% ../nbs/97_site.ipynb #c002
 import argparse
@@ -31,7 +31,7 @@ from typing import NamedTuple
 from .markup import (HEADING, MATHS, SPAN, Index, Label, SiteError, cell_options, code_cell, defined, mentioned,
                            mk_cell, outside, page_labels, to_myst)
 
-# %% ../nbs/97_site.ipynb #c005
+# %% ../nbs/97_site.ipynb #c006
 def need(
     module:str, # a module of the extra `site`
 ): # the module
@@ -41,7 +41,7 @@ def need(
         raise SiteError(f'building the site needs {e.name or module}, which is not installed: '
                         'pip install "dla-nb[site]"') from e
 
-# %% ../nbs/97_site.ipynb #c008
+# %% ../nbs/97_site.ipynb #c009
 #: Groups of the sidebar in reading order, each with the ranges of notebook numbers that belong to it.
 GROUPS = {
     'Start': ((1, 9),),
@@ -71,7 +71,7 @@ def group_of(
         if any(low <= int(number[1]) <= high for low, high in ranges): return group
     raise SiteError(f'{stem}.ipynb: no group of the sidebar holds number {number[1]}')
 
-# %% ../nbs/97_site.ipynb #c010
+# %% ../nbs/97_site.ipynb #c011
 def sidebar(
     stems, # names of notebooks without .ipynb
 )->dict: # group -> stems in reading order; groups without a page are left out
@@ -90,7 +90,7 @@ def notebooks(
     "The notebooks that make pages, in alphabetical order."
     return sorted(p for p in Path(folder).glob('*.ipynb') if p.name[0] not in '._')
 
-# %% ../nbs/97_site.ipynb #c013
+# %% ../nbs/97_site.ipynb #c014
 BEGIN, END = '  # sidebar: begin (written by dla-nb-site --sidebar)\n', '  # sidebar: end\n'
 
 
@@ -114,7 +114,7 @@ def with_sidebar(
     before, rest = config.split(BEGIN)
     return before + BEGIN + sidebar_yaml(groups) + END + rest.split(END)[1]
 
-# %% ../nbs/97_site.ipynb #c018
+# %% ../nbs/97_site.ipynb #c019
 @dataclass
 class Page:
     "A notebook on its way to a page."
@@ -160,12 +160,19 @@ def read_page(
     reader.process()
     return Page(page_name(Path(path).stem), Path(path), list(reader.nb.cells), module)
 
-# %% ../nbs/97_site.ipynb #c021
+# %% ../nbs/97_site.ipynb #c022
 def docstrings(
     source:str, # exported code
 )->dict: # name of a public function or class -> first paragraph of its docstring
     nodes = [n for n in ast.parse(source).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != '_']
     return {n.name: (ast.get_docstring(n) or '').split('\n\n')[0] for n in nodes}
+
+
+def computed(
+    doc:str, # first paragraph of a docstring
+)->list: # numbers of equations
+    "What a docstring says its function computes: the equations in its parentheses, else all that it names."
+    return mentioned(' '.join(re.findall(r'\(([^()]*Eq[^()]*)\)', doc)) or doc)
 
 
 def heading_labels(
@@ -196,8 +203,8 @@ def add_page(
         for name in (n for n in defined(source) if n[0] != '_'):
             index.names.setdefault(name, target_of(page.name, name))
             index.modules.setdefault(name, f'dla_nb.{page.module}.{name}')
-        for name, doc in docstrings(source).items():
-            for n in mentioned(doc): index.computes.setdefault(str(n), []).append(name)
+        for name, doc in docstrings(source).items() if group_of(page.source.stem) == 'The method' else ():
+            for n in computed(doc): index.computes.setdefault(str(n), []).append(name)
 
 
 def make_index(
@@ -213,7 +220,7 @@ def make_index(
         index.shared |= {k: v for k, v in index.labels[page.name].items() if k not in index.headed[page.name]}
     return index
 
-# %% ../nbs/97_site.ipynb #c023
+# %% ../nbs/97_site.ipynb #c024
 def with_origin(
     text:str,    # the first cell, in MyST
     page:Page,
@@ -249,7 +256,7 @@ def mk_notebook(
                   kernelspec=dict(name='python3', display_name='Python 3', language='python'))
     return dict(nbformat=4, nbformat_minor=5, metadata=python, cells=[dict(c, id=f'c{i}') for i, c in enumerate(cells)])
 
-# %% ../nbs/97_site.ipynb #c026
+# %% ../nbs/97_site.ipynb #c027
 def plain(
     text:str, # a docstring or a comment
 )->str: # Markdown in which stars and underscores mean themselves
@@ -281,7 +288,7 @@ def parameters(
     rows = [row(x.arg, x.annotation, defaults.get(x.arg), x.lineno) for x in given if x.arg not in ('self', 'cls')]
     return rows + ([row('returns', node.returns, None, node.returns.lineno)] if node.returns else [])
 
-# %% ../nbs/97_site.ipynb #c028
+# %% ../nbs/97_site.ipynb #c029
 class Entry(NamedTuple):
     "A thing that a reference page describes."
     kind:str          # 'function', 'class', 'method', 'property' or 'data', as Sphinx says
@@ -327,7 +334,7 @@ def class_entry(
     long = len(given) > 300   # a recipe's fields are in its table
     return Entry('class', node.name, '(...)' if long else f'({given})', ast.get_docstring(node) or '', rows, members)
 
-# %% ../nbs/97_site.ipynb #c030
+# %% ../nbs/97_site.ipynb #c031
 def module_entries(
     page:Page,
 )->list: # of Entry, in the order of the notebook
@@ -359,7 +366,7 @@ def table(
     lines = [[heads[i] for i in keep], ['---']*len(keep), *[[c[i] for i in keep] for c in columns]]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
-# %% ../nbs/97_site.ipynb #c032
+# %% ../nbs/97_site.ipynb #c033
 def entry_myst(
     e:Entry,
     page:Page,
@@ -385,7 +392,7 @@ def reference_page(
     head = f'# dla_nb.{page.module}\n\n:::{{py:module}} dla_nb.{page.module}\n:::\n'
     return '\n'.join([head, *[entry_myst(e, page, index) + '\n' for e in module_entries(page)]])
 
-# %% ../nbs/97_site.ipynb #c034
+# %% ../nbs/97_site.ipynb #c035
 def lead(
     page:Page,
 )->str: # the sentence below its title, or ''
@@ -409,7 +416,7 @@ def reference_index(
         lines.append(f'| {f"[Eq. {n}](#{known.target})" if known else f"Eq. {n}"} | {functions} |')
     return '\n'.join([*lines, '', ':::{toctree}', ':hidden:', '', *[p.module for p in modules], ':::', ''])
 
-# %% ../nbs/97_site.ipynb #c037
+# %% ../nbs/97_site.ipynb #c038
 def toctrees(
     groups:dict, # from `sidebar`
     extra:dict,  # group -> pages that are no notebooks, to come first
@@ -431,7 +438,7 @@ def stand_in(
     rows = [f'| [{p.title}]({p.name}.ipynb) | {lead(p)} |' for p in pages]
     return '\n'.join([f'# {settings["title"]}', '', '{.lead}', settings['description'], '', '| page | what it holds |', '|---|---|', *rows, ''])
 
-# %% ../nbs/97_site.ipynb #c039
+# %% ../nbs/97_site.ipynb #c040
 #: The parts of MathJax that a page loads, and its fonts.
 MATHJAX = ('startup.js', 'core.js', 'input/tex.js', 'output/chtml.js', 'output/chtml/fonts/tex.js', 'output/chtml/fonts/woff-v2')
 
@@ -466,7 +473,7 @@ def read_settings(
         raise SiteError(f'{root} has no settings.ini; run from the root of a checkout, or name it with --root')
     return dict(config['DEFAULT'])
 
-# %% ../nbs/97_site.ipynb #c041
+# %% ../nbs/97_site.ipynb #c042
 #: Files at the root of the repository that are pages too.
 DOCUMENTS = ('CONTRIBUTING.md', 'CHANGELOG.md')
 SIDEBAR = """<nav class="bd-docs-nav bd-links" aria-label="Pages"><div class="bd-toc-item navbar-nav">
@@ -501,7 +508,7 @@ def write_static(
     copy_mathjax(folder/'_static'/'mathjax')
     (folder/'_templates'/'pages.html').write_text(SIDEBAR, encoding='utf-8')
 
-# %% ../nbs/97_site.ipynb #c042
+# %% ../nbs/97_site.ipynb #c043
 def write_front(
     folder:Path,    # that Sphinx reads
     pages:list,     # of Page
@@ -540,7 +547,7 @@ def write_sources(
     write_static(nbs, folder)
     return folder
 
-# %% ../nbs/97_site.ipynb #c044
+# %% ../nbs/97_site.ipynb #c045
 def sphinx_config(
     settings:dict, # of settings.ini
 )->dict: # what conf.py would say
@@ -575,6 +582,18 @@ def run_sphinx(
     if text.strip(): raise SiteError(f'the site has warnings:\n{text.strip()}')
 
 
+def slim_styles(
+    out:Path, # of the site
+):
+    "Leave out the theme's rules for icons that no page shows: a fifth of its style sheet."
+    sheet = out/'_static'/'styles'/'pydata-sphinx-theme.css'
+    scripts = [p for p in (out/'_static').rglob('*.js') if 'mathjax' not in p.parts and p.name != 'fontawesome.js']
+    shown = {name for p in [*out.rglob('*.html'), *scripts] for name in re.findall(r'\bfa-[\w-]+', p.read_text(encoding='utf-8'))}
+    def keep(m): return m[0] if shown & set(re.findall(r'fa-[\w-]+', m[0])) else ''
+    rule = r'\.fa-[\w-]+(?:,\.fa-[\w-]+)*\{--fa:"[^"]*"\}'
+    sheet.write_text(re.sub(rule, keep, sheet.read_text(encoding='utf-8')), encoding='utf-8')
+
+
 def build_site(
     root='.',     # of the repository
     out='_site',  # folder of the pages; replaced
@@ -587,9 +606,10 @@ def build_site(
         folder = write_sources(Path(root).resolve(), Path(tmp)/'pages')
         shutil.rmtree(out, ignore_errors=True)
         run_sphinx(folder, out, settings)
+    slim_styles(out)
     return out/'index.html'
 
-# %% ../nbs/97_site.ipynb #c047
+# %% ../nbs/97_site.ipynb #c049
 def update_sidebar(
     root:Path,
 )->Path: # of the file

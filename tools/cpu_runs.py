@@ -1,7 +1,9 @@
-"""The runs on real images that two CPU cores can afford: `python tools/cpu_runs.py [CATEGORY...]`.
+"""The runs on real images that two CPU cores can afford: `python tools/cpu_runs.py [--preset quick] [CATEGORY...]`.
 
-The preset `quick` (112 px) on MVTec AD, row DLA of Table 2 with the two controls, one seed, scored as printed and under
-the readings that need no other training. Rows are appended to results/runs.csv; what is there is not run again."""
+MVTec AD at 64 px (the preset `demo`, 40 epochs; or another preset as it is), row DLA of Table 2 with the two controls, one
+seed, scored as printed and under the readings that need no other training. Rows are appended to results/runs.csv; what is
+there is not run again, and a run that was stopped goes on from its checkpoint in runs/."""
+import argparse
 import os
 import sys
 from pathlib import Path
@@ -15,9 +17,9 @@ RESULTS = ROOT/'results'/'runs.csv'
 READINGS = [dict(features='unit'), dict(batch_stats='recomputed'), dict(features='unit', batch_stats='recomputed')]
 
 
-def main(categories: list, rows: list = ('DLA',)) -> None:
+def main(categories: list, recipe, rows: list = ('DLA',)) -> None:
     os.chdir(ROOT)
-    recipe, source = PRESETS['quick'], mvtec_path()
+    source = mvtec_path()
     if source is None: sys.exit('MVTec AD is not here: set DLA_DATA to its folder')
     for run in pending(table_runs(recipe, source.name, categories, rows, seeds=[0]), RESULTS):
         category = load_category(source, run.category, recipe, progress=False)
@@ -41,4 +43,9 @@ def add(row: dict, run, recipes: list) -> None:
     print({k: row[k] for k in ('row', 'category', 'recipe', 'pixel_auroc', 'image_auroc', 'aupro')}, flush=True)
 
 
-if __name__ == '__main__': main(sys.argv[1:] or ['bottle', 'pill', 'grid'])
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('category', nargs='*', default=['bottle', 'pill', 'grid'])
+    parser.add_argument('--preset', choices=list(PRESETS), help='default: demo with 40 epochs')
+    args = parser.parse_args()
+    main(args.category, PRESETS[args.preset] if args.preset else PRESETS['demo'].but(epochs=40))

@@ -42,7 +42,8 @@ FACTS = """() => {
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
     links: [...document.querySelectorAll('a[href]')].map(a => a.href),
     noAlt: [...document.querySelectorAll('img:not(.logo__image)')].filter(i => !(i.getAttribute('alt') || '').trim()
-            || /^(_images|https?:|\\.\\.)/.test(i.getAttribute('alt'))).map(i => i.getAttribute('src')),
+            || /^(_images|https?:|\\.\\.)/.test(i.getAttribute('alt')))
+            .map(i => 'below "' + ((i.closest('section') || document).querySelector('h1,h2,h3')?.innerText || i.src) + '"'),
     broken: [...document.querySelectorAll('img')].filter(i => i.complete && i.naturalWidth == 0).map(i => i.src),
     maths: document.querySelectorAll('.math').length,
     typeset: document.querySelectorAll('.math mjx-container').length,
