@@ -4,10 +4,10 @@
 
 Both do the whole job on the same draws: Rotation, ColorJitter, Perm and Grayscale in one region per image, the MSE of
 Eq. 4, the weights of Eq. 5 and the sum of Eq. 6, from decoded images to one float tensor. They take turns, and the
-shortest of a few repeats counts. The plain version is timed with one and with all threads, and the faster one counts; it
-is one process, as one worker of a data loader is. A second plain version, `by hand`, saves what can be saved image by
-image: it works on the region alone, in NumPy. The images they give are compared first: PIL rounds to 8 bits, so they
-differ by about a tenth of a grey level on average.
+shortest of a few repeats counts. The plain version runs as in a worker of a data loader: one process, one thread (its
+steps are too small to share). A second plain version, `by hand`, saves what can be saved image by image: it works on the
+region alone, in NumPy. The images they give are compared first: PIL rounds to 8 bits, so they differ by about a tenth of
+a grey level on average.
 """
 import argparse
 import csv
@@ -115,12 +115,12 @@ def measure(size, batch, repeats, threads, seed=0):
     def batched(): return local_augment(x, recipe, torch.Generator().manual_seed(seed))   # the draws included
 
     ours = augment_regions(x, regions, draw, recipe).image
-    jobs = dict(plain=[(lambda: one_by_one(plain), 1), (lambda: one_by_one(plain), threads)],
-                by_hand=[(lambda: one_by_one(by_hand), 1)], batched=[(batched, threads)])
+    jobs = dict(plain=(lambda: one_by_one(plain), 1), by_hand=(lambda: one_by_one(by_hand), 1), batched=(batched, threads))
+    torch.set_num_threads(1)
     differ = {name: (one_by_one(f) - ours).abs().mean().item()*255 for name, f in (('plain', plain), ('by_hand', by_hand))}
     times = {name: math.inf for name in jobs}
     for _ in range(repeats):
-        for name, ways in jobs.items(): times[name] = min(times[name], *(seconds(*way)*1e3 for way in ways))
+        for name, job in jobs.items(): times[name] = min(times[name], seconds(*job)*1e3)
     return times, differ
 
 
@@ -129,7 +129,7 @@ def main():
     parser.add_argument('--size', type=int, default=224, help='side of the images, px')
     parser.add_argument('--batch', type=int, default=200, help='images')
     parser.add_argument('--repeats', type=int, default=5, help='the shortest counts')
-    parser.add_argument('--threads', type=int, default=2, help="torch's threads")
+    parser.add_argument('--threads', type=int, default=2, help="torch's threads for the batched version")
     parser.add_argument('--out', type=Path, help='CSV file to append a row to; without it nothing is written')
     args = parser.parse_args()
     times, differ = measure(args.size, args.batch, args.repeats, args.threads)

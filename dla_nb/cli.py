@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OK', 'FAILED', 'MISTYPED', 'INCOMPLETE', 'STOPPED', 'say', 'complain', 'changed_recipe', 'train_category',
-           'evaluate_category', 'save_picture', 'load_all', 'run_train', 'detector_for', 'run_evaluate', 'run_demo',
-           'recipe_of', 'write_results', 'report', 'parser', 'common_options', 'main']
+           'evaluate_category', 'save_picture', 'guarded', 'load_all', 'run_train', 'detector_for', 'run_evaluate',
+           'run_demo', 'recipe_of', 'write_results', 'report', 'parser', 'common_options', 'main']
 
 # %% ../nbs/81_cli.ipynb #c002
 import argparse
@@ -99,6 +99,18 @@ def save_picture(
     matplotlib.pyplot.close(fig)
 
 # %% ../nbs/81_cli.ipynb #c010
+def guarded(
+    name:str,   # of the category
+    only:bool,  # is it the only one? Then the error ends the command
+    work,       # what to do
+):
+    "The result of `work`, or None after a line on why the category is left out."
+    try: return work()
+    except DataError as e:
+        if only: raise
+        complain(f'error: {name} is left out: {e}')
+
+
 def load_all(
     path,              # folder of categories, one category, or good images
     wanted:list,       # names; empty: all
@@ -109,12 +121,8 @@ def load_all(
     names = category_names(path)
     unknown = sorted(set(wanted) - set(names))
     if unknown: raise DataError(f'{path} has no category {", ".join(unknown)}; it has {", ".join(names)}')
-    def load(name):
-        try: return load_category(path, name, recipe, skip_bad=skip_bad)
-        except DataError as e:
-            if len(names) == 1: raise
-            complain(f'error: {name} is left out: {e}')
     names = wanted or names
+    def load(name): return guarded(name, len(names) == 1, lambda: load_category(path, name, recipe, skip_bad=skip_bad))
     return ((name, load(name)) for name in names), names
 
 # %% ../nbs/81_cli.ipynb #c012
@@ -125,7 +133,9 @@ def run_train(args)->int:
     for name, category in categories:
         if category is None: continue
         say(f'{category!r}')
-        detector = train_category(category, recipe, out, args.seed, args.device, not args.quiet)
+        work = lambda: train_category(category, recipe, out, args.seed, args.device, not args.quiet)
+        detector = guarded(name, len(names) == 1, work)
+        if detector is None: continue
         say(f'{name}: trained in {detector.info["seconds"]:.0f} s -> {out/name}.safetensors')
         done += 1
     return OK if done == len(names) else INCOMPLETE
@@ -147,7 +157,8 @@ def run_evaluate(args)->int:
         if category is None: continue
         if not len(category.test): complain(f'error: {name} is left out: it has no test images to evaluate'); continue
         say(f'{category!r}')
-        detector = detector_for(category, args, recipe)
+        detector = guarded(name, len(names) == 1, lambda: detector_for(category, args, recipe))
+        if detector is None: continue
         if detector.recipe.resize != recipe.resize: category = load_category(args.path, name, detector.recipe, skip_bad=args.skip_bad)
         results[name] = evaluate_category(category, detector, out, not args.no_controls, not args.quiet)
         write_results(results, out/'results.csv')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TABLE_ROWS', 'MAP_COLUMNS', 'ENVIRONMENT', 'Run', 'table_runs', 'append_row', 'read_rows', 'pending', 'environment',
-           'result_row', 'score_run', 'measure_run', 'control_rows', 'save_recipe']
+           'result_row', 'score_run', 'measure_run', 'control_rows', 'save_recipe', 'hold_out', 'label_free_score']
 
 # %% ../nbs/80_experiments.ipynb #c002
 import csv
@@ -17,15 +17,19 @@ from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
 
 import dla_nb
+from .augment import local_augment
 from .core import Recipe
 from .data import Category
 from .detector import DLADetector, control_maps, measure
-from .training import dla_learner, train
+from .metrics import evaluate
+from .scoring import score_maps
+from .training import dla_learner, to_float, train
 
 # %% ../nbs/80_experiments.ipynb #c005
 @dataclass(frozen=True)
@@ -202,3 +206,29 @@ def save_recipe(
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists(): path.write_text(recipe.to_json() + '\n')
     return path
+
+# %% ../nbs/80_experiments.ipynb #c022
+def hold_out(
+    images,        # good images, (n,...)
+    every:int=8,   # one of so many is held out
+)->tuple: # (to train on, held out)
+    "Split good images, evenly spread over their order."
+    out = np.arange(len(images)) % every == every - 1
+    if not out.any(): raise ValueError(f'{len(images)} images are too few to hold out one of {every}')
+    return np.asarray(images)[~out], np.asarray(images)[out]
+
+
+def label_free_score(
+    detector:DLADetector,  # trained without these images
+    images,                # held-out good images, uint8 (n,3,r,r)
+    seed:int=0,            # of the pseudo-anomalies
+    local:str='dla',       # how they are made, see `Recipe.local`
+)->dict: # metrics in [0,1], see `dla_nb.metrics.evaluate`
+    "How well the detector finds pseudo-anomalies in images it has not seen."
+    recipe, g = detector.recipe.but(local=local), torch.Generator().manual_seed(seed)
+    x = to_float(torch.as_tensor(np.asarray(images)), recipe.size)
+    sample = local_augment(x, recipe, g)
+    maps = [score_maps(detector.model, detector.stats, batch.to(detector.device), detector.recipe).total.cpu()
+            for batch in torch.cat([x, sample.image]).split(64)]
+    masks = torch.cat([torch.zeros_like(sample.region), sample.region])[:, 0]
+    return evaluate(torch.cat(maps), masks)

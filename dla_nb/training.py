@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from .augment import global_view, local_augment
 from .core import Recipe, seed_everything
-from .data import center_crop
+from .data import DataError, center_crop
 from .losses import dense_loss, dense_match, global_loss, total_loss
 from .model import DLANet
 
@@ -53,8 +53,9 @@ class ImageLoader(DataLoader):
         super().__init__(dataset, bs=bs, shuffle=shuffle, **kwargs)
 
     def __len__(self):
-        whole = self.n // self.bs
-        return whole if self.n % self.bs == 0 or (whole and self.last_batch == 'drop') else whole + 1
+        whole, rest = divmod(self.n, self.bs)
+        drop = rest == 0 or (whole and (self.last_batch == 'drop' or self.last_batch == 'keep' and rest == 1))
+        return whole if drop else whole + 1   # a batch of one image has no batch statistics
 
     def get_idxs(self):
         idxs = torch.randperm(self.n, generator=self.generator) if self.shuffle else torch.arange(self.n)
@@ -374,7 +375,7 @@ def dla_learner(
     cbs=(),              # more callbacks
 )->Learner: # `learn.fit(recipe.epochs)` trains it; see also `train`
     "An untrained network with everything that trains it."
-    if len(images) == 0: raise ValueError('there is no training image')
+    if len(images) < 2: raise DataError(f'found {len(images)} training images; batch normalisation needs at least two to train')
     if tuple(images.shape[1:]) != (3, recipe.resize, recipe.resize):
         raise ValueError(f'training images have shape {tuple(images.shape)}; expected (n, 3, {recipe.resize}, {recipe.resize})')
     seed_everything(seed)
