@@ -18,9 +18,9 @@ from dla_nb.training import dla_learner, train
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'results'/'label_free.csv'
 BASE = PRESETS['demo']
-TRAININGS = {'untrained': {}, 'DLA': {}, 'weak views': dict(views='weak'), 'no L_neg': dict(local='none'),
+TRAININGS = {'untrained': {}, 'DLA': {}, 'no L_neg': dict(local='none'), 'weak views': dict(views='weak'),
              'LA': dict(local='la'), 'pairs of the same image': dict(pairs='same')}
-SCORINGS = [dict(features=f, batch_stats=b, reduce=r) for f in ('raw', 'unit') for b in ('running', 'recomputed') for r in ('sum', 'mean')]
+SCORINGS = [dict(features=f, batch_stats=b, reduce='sum') for f in ('raw', 'unit') for b in ('running', 'recomputed')]
 
 
 def trained(name: str, recipe, images):
