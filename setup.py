@@ -27,7 +27,7 @@ setup(
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
-    entry_points={'console_scripts': cfg['console_scripts'].split('\n'),
+    entry_points={'console_scripts': [line.strip() for line in cfg['console_scripts'].splitlines() if line.strip()],
                   'nbdev': ['dla_nb=dla_nb._modidx:d']},
     classifiers=[
         'Development Status :: 3 - Alpha',

@@ -46,8 +46,8 @@ def need(
 GROUPS = {
     'Start': ((1, 9),),
     'The method': ((0, 0), (10, 69)),
-    'Results': ((80, 80), (90, 93)),
-    'Your own images': ((70, 79), (81, 89)),
+    'Results': ((80, 80), (85, 85), (90, 93)),
+    'Your own images': ((70, 79), (81, 84), (86, 89)),
     'Reference': ((94, 99),),
 }
 

@@ -21,7 +21,7 @@ def cell_text(cell: dict) -> str:
     "One cell as Markdown; cells marked hide are left out, `echo: false` leaves out the source."
     source = ''.join(cell['source'])
     if cell['cell_type'] == 'markdown':
-        return re.sub(r'\]\((images/)', r'](nbs/\1', source) + '\n'
+        return re.sub(r'\]\((images/|\w+\.ipynb)', r'](nbs/\1', source) + '\n'
     directives = re.findall(r'^#\|\s*(.+?)\s*$', source, re.M)
     if 'hide' in directives: return ''
     code = re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
