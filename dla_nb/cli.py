@@ -9,19 +9,20 @@ __all__ = ['OK', 'FAILED', 'MISTYPED', 'INCOMPLETE', 'STOPPED', 'say', 'complain
 
 # %% ../nbs/81_cli.ipynb #c002
 import argparse
-import logging
 import sys
 import time
 import warnings
 from dataclasses import fields
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pandas as pd
 
 from . import __version__
 from .core import PRESETS, Recipe
-from .data import Category, DataError, DataWarning, category_names, load_category
-from .detector import METRICS, DLADetector, control_maps, format_table, measure, metric_table, preset_recipe
+from .data import Category, DataError, DataWarning, category_names, center_crop, load_category
+from .detector import DLADetector, control_maps, format_table, measure, metric_table, preset_recipe
+from .plots import examples, map_limits, show_maps
 
 # %% ../nbs/81_cli.ipynb #c005
 OK, FAILED, MISTYPED, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130   # exit statuses
@@ -86,17 +87,13 @@ def save_picture(
     path:Path,          # PNG
 )->None:
     "Input, mask, map and overlay of the first test image of each kind."
-    import matplotlib
-    matplotlib.use('agg')
-    from dla_nb.data import center_crop
-    from dla_nb.plots import examples, map_limits, show_maps
     chosen = examples(category.defects)
     size = maps.shape[-1]
     fig = show_maps(center_crop(category.test[chosen], size), center_crop(category.masks[chosen], size), maps[chosen],
                     [category.defects[i] for i in chosen], map_limits(maps), f'{category.name}: the first test image of each kind')
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
-    matplotlib.pyplot.close(fig)
+    plt.close(fig)
 
 # %% ../nbs/81_cli.ipynb #c010
 def guarded(
@@ -106,7 +103,7 @@ def guarded(
 ):
     "The result of `work`, or None after a line on why the category is left out."
     try: return work()
-    except DataError as e:
+    except (ValueError, OSError, FloatingPointError) as e:
         if only: raise
         complain(f'error: {name} is left out: {e}')
 

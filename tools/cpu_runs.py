@@ -1,7 +1,7 @@
 """The runs on real images that two CPU cores can afford: `python tools/cpu_runs.py [--preset quick] [CATEGORY...]`.
 
-MVTec AD at 64 px (the preset `demo` with 40 epochs, 16 for grid; or another preset as it is), row DLA of Table 2 with the two controls, one
-seed, scored as printed and under the readings that need no other training. Rows are appended to results/runs.csv; what is
+MVTec AD at 64 px (the preset `demo` with 40 epochs, 16 for grid; or another preset as it is), row DLA of Table 2 with the
+two controls, one seed, scored as printed and under the readings that need no other training. Rows are appended to results/runs.csv; what is
 there is not run again, and a run that was stopped goes on from its checkpoint in runs/."""
 import argparse
 import os
@@ -26,20 +26,19 @@ def main(categories: list, recipe, rows: list = ('DLA',)) -> None:
         category = load_category(source, run.category, recipe, progress=False)
         print(f'{run.row} on {category!r}', flush=True)
         checkpoint = ROOT/'runs'/f'{run.id}.checkpoint'
-        for row in measure_run(run, category, READINGS, checkpoint=checkpoint, progress=sys.stderr.isatty()): add(row, run, row_recipes(run))
+        rows = measure_run(run, category, READINGS, checkpoint=checkpoint, progress=sys.stderr.isatty())
+        recipes = [run.recipe.but(**change) for change in ({}, *READINGS)]
+        for row, scored in reversed(list(zip(rows, recipes))): add(row, scored)   # the run's own row last: it says that all is there
         checkpoint.unlink(missing_ok=True)
     for name in categories:
         for change in ({}, dict(features='unit')):
             scored = recipe.but(**change)
             if not pending([Run('untrained', source.name, name, 0, scored)], RESULTS): continue
-            for row in control_rows(source.name, load_category(source, name, recipe, progress=False), scored): add(row, None, [scored])
+            for row in control_rows(source.name, load_category(source, name, recipe, progress=False), scored): add(row, scored)
 
 
-def row_recipes(run: Run) -> list: return [run.recipe.but(**change) for change in ({}, *READINGS)]
-
-
-def add(row: dict, run, recipes: list) -> None:
-    for recipe in recipes: save_recipe(recipe, ROOT/'results'/'recipes')
+def add(row: dict, recipe) -> None:
+    save_recipe(recipe, ROOT/'results'/'recipes')
     append_row(RESULTS, row)
     print({k: row[k] for k in ('row', 'category', 'recipe', 'pixel_auroc', 'image_auroc', 'aupro')}, flush=True)
 

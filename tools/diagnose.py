@@ -7,7 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-
 from dla_nb.core import PRESETS, mvtec_path
 from dla_nb.data import load_category
 from dla_nb.detector import DLADetector, measure
