@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PSEUDO_KINDS', 'MAP_FIELDS', 'ALPHAS', 'TRIED', 'LAMBDAS', 'paste_patch', 'draw_stroke', 'Validation',
-           'pseudo_anomalies', 'ScoredSets', 'alpha_pairs', 'alpha_table', 'scoring_table', 'rungs', 'halving',
-           'TuningResult', 'Trials', 'tune']
+           'pseudo_anomalies', 'ScoredSets', 'alpha_pairs', 'alpha_table', 'tuned_alphas', 'scoring_table', 'rungs',
+           'halving', 'TuningResult', 'Trials', 'tune']
 
 # %% ../nbs/84_tuning.ipynb #c003
 import copy
@@ -105,7 +105,7 @@ class ScoredSets:
         net.site = recipe.dropout_site
         detector = DLADetector.from_model(net, images, self.recipe, device)
         self.channels = {name: len(m) for name, m in zip(('c2', 'c3', 'c4'), detector.stats.mean)}
-        self.normal = detector.score(images)
+        self.normal = lambda: detector.score(images)
         self.scores = {name: self._score(detector, x) for name, x in sets.items()}
 
     def _score(self, detector, x):
@@ -129,6 +129,7 @@ class ScoredSets:
 
     def scale(self, recipe:Recipe)->Tensor: # (2,2), as `dla_nb.scoring.score_scale`
         "Mean and deviation of both scores on the normal images."
+        if callable(self.normal): self.normal = self.normal()   # only when first asked for
         normal = self._weighed(self.normal, recipe.but(combine='raw'))
         rows = [(m.mean(), m.std(unbiased=False)) for m in (normal.regression.double(), normal.uncertainty.double())]
         return torch.tensor([[mean, std if std > 0 else 1.] for mean, std in rows], dtype=torch.float32)
@@ -161,6 +162,23 @@ def alpha_table(
     return pd.DataFrame(rows, columns=['alpha_regression', 'alpha_uncertainty', 'pixel_auroc'])
 
 # %% ../nbs/84_tuning.ipynb #c020
+def tuned_alphas(
+    made:ScoredSets,       # maps of the validation sets
+    validations:dict,      # name -> `Validation`
+    recipe:Recipe,         # with the `MAP_FIELDS` of `made`
+    alphas:tuple=ALPHAS,   # values tried for both
+)->tuple: # (recipe, its pixel AUROC in [0,1])
+    "The recipe with the `combine` and the alphas that find the damage best."
+    tables = []
+    for combine in ('raw', 'standardised'):
+        parts = [alpha_table(made.under(k, recipe.but(combine=combine)), v.masks, alphas) for k, v in validations.items()]
+        tables.append(parts[0].assign(pixel_auroc=sum(p.pixel_auroc for p in parts)/len(parts), combine=combine))
+    best = pd.concat(tables, ignore_index=True)
+    best = best.loc[best.pixel_auroc.idxmax()].to_dict()
+    score = best.pop('pixel_auroc')
+    return recipe.but(**best), score
+
+# %% ../nbs/84_tuning.ipynb #c023
 #: The readings that `tune` tries on each network.
 TRIED = tuple(dict(features=f, batch_stats=b, reduce=r) for f, b, r in product(('raw', 'unit'), ('running', 'recomputed'), ('sum', 'mean')))
 
@@ -182,7 +200,7 @@ def scoring_table(
         rows.append(change | {k: auroc(made[key].under(k, asked).total, v.masks) for k, v in validations.items()})
     return pd.DataFrame(rows)
 
-# %% ../nbs/84_tuning.ipynb #c024
+# %% ../nbs/84_tuning.ipynb #c027
 #: Values tried for lambda_2 and lambda_3, the paper's range.
 LAMBDAS = (.1, .2, .3, .4, .5)
 
@@ -213,7 +231,7 @@ def halving(
         candidates = [c for c, *_ in best[:max(1, -(-len(best)//keep))]]
     return tried
 
-# %% ../nbs/84_tuning.ipynb #c027
+# %% ../nbs/84_tuning.ipynb #c030
 @dataclass(frozen=True)
 class TuningResult:
     "What a search found."
@@ -267,20 +285,12 @@ class Trials:
         table = scoring_table(model, self.kept, sets, recipe, self.readings, self.device)
         scores = table[list(self.kinds)].mean(axis=1).tolist()
         found = [(recipe.but(**change), score) for change, score in zip(self.readings, scores)]
-        return found + ([self.tuned(model, max(found, key=lambda f: f[1])[0], sets)] if self.alphas else [])
+        if not self.alphas: return found
+        best = max(found, key=lambda f: f[1])[0]
+        made = ScoredSets(model, self.kept, {k: v.images for k, v in sets.items()}, best, self.device)
+        return [*found, tuned_alphas(made, sets, best, self.alphas)]
 
-    def tuned(self, model, recipe, sets): # (recipe, score): the best ratio of the alphas, raw or standardised
-        made, tables = ScoredSets(model, self.kept, {k: v.images for k, v in sets.items()}, recipe, self.device), []
-        for combine in ('raw', 'standardised'):
-            asked = recipe.but(combine=combine)
-            parts = [alpha_table(made.under(k, asked), v.masks, self.alphas) for k, v in sets.items()]
-            tables.append(parts[0].assign(pixel_auroc=sum(p.pixel_auroc for p in parts)/len(parts), combine=combine))
-        best = pd.concat(tables, ignore_index=True)
-        best = best.loc[best.pixel_auroc.idxmax()].to_dict()
-        score = best.pop('pixel_auroc')
-        return recipe.but(**best), score
-
-# %% ../nbs/84_tuning.ipynb #c028
+# %% ../nbs/84_tuning.ipynb #c031
 def tune(
     images,                   # good images of one category, uint8 (n,3,r,r) with r = recipe.resize
     recipe:Recipe,            # where to begin

@@ -28,7 +28,7 @@ def recipe_for(name: str, args):
     return recipe.but(batch_size=32, epochs=max(1, round(args.steps/max(1, images//32))))
 
 
-def main(categories: list, recipe, rows: list = ('DLA',), seed: int = 0) -> None:
+def main(categories: list, recipe, rows: list = ('DLA',), seed: int = 0, keep: bool = False) -> None:
     os.chdir(ROOT)
     source = mvtec_path()
     if source is None: sys.exit('MVTec AD is not here: set DLA_DATA to its folder')
@@ -39,7 +39,7 @@ def main(categories: list, recipe, rows: list = ('DLA',), seed: int = 0) -> None
         rows = measure_run(run, category, READINGS, checkpoint=checkpoint, progress=sys.stderr.isatty())
         recipes = [run.recipe.but(**change) for change in ({}, *READINGS)]
         for row, scored in reversed(list(zip(rows, recipes))): add(row, scored)   # the run's own row last: it says that all is there
-        checkpoint.unlink(missing_ok=True)
+        if not keep: checkpoint.unlink(missing_ok=True)
     for name in categories:
         for change in ({}, dict(features='unit')):
             scored = recipe.but(**change)
@@ -59,7 +59,8 @@ if __name__ == '__main__':
     parser.add_argument('--preset', choices=list(PRESETS), help='default: demo with more epochs')
     parser.add_argument('--rows', nargs='+', default=['DLA'], choices=list(TABLE_ROWS), help='of Table 2')
     parser.add_argument('--steps', type=int, help='batches of 32, as many epochs as come nearest to so many steps')
+    parser.add_argument('--keep', action='store_true', help='leave the last checkpoint in runs/, for tools/study.py --checkpoint')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     args = parser.parse_args()
     for seed in args.seeds:
-        for name in args.category: main([name], recipe_for(name, args), args.rows, seed)
+        for name in args.category: main([name], recipe_for(name, args), args.rows, seed, args.keep)
