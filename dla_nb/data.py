@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_TYPES', 'DataError', 'DataWarning', 'read_image', 'open_image', 'as_rgb', 'shrink_image', 'read_mask',
-           'center_crop', 'category_names', 'index_images', 'Category', 'load_category']
+           'center_crop', 'category_names', 'index_images', 'in_order', 'Category', 'load_category']
 
 # %% ../nbs/10_data.ipynb #c002
 import hashlib
@@ -294,7 +294,11 @@ def _read_row(row:dict, resize:int, shorten:Callable)->np.ndarray|DataError:
 
 _WORKERS = min(4, os.cpu_count() or 1)
 
-def _in_order(function:Callable, items:Iterable, workers:int=_WORKERS)->Iterator:
+def in_order(
+    function:Callable,      # of one item
+    items:Iterable,         # may be endless
+    workers:int=_WORKERS,   # threads
+)->Iterator: # of the results
     "Map in threads, in order, with at most 2*workers results waiting."
     with ThreadPoolExecutor(workers) as pool:
         waiting = deque()
@@ -314,7 +318,7 @@ class _Arrays(NamedTuple):
 def _write(file, frame:pd.DataFrame, resize:int, shorten:Callable, progress:bool):
     "Decode all rows into an open file; bad ones are noted and left out."
     rows, counts, bad = frame.to_dict('records'), Counter(train=0, test=0), {}
-    done = _in_order(partial(_read_row, resize=resize, shorten=shorten), rows)
+    done = in_order(partial(_read_row, resize=resize, shorten=shorten), rows)
     title = f'{rows[0]["category"]}: decoding'
     for i, planes in enumerate(tqdm(done, title, len(rows), unit='image', disable=None if progress else True)):
         if isinstance(planes, DataError): bad[i] = str(planes)
