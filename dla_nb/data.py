@@ -85,8 +85,10 @@ def _to_rgb(image:Image.Image)->Image.Image:
     return image.convert('RGB')
 
 def _shrink(image:Image.Image, resize:int)->np.ndarray:
-    "RGB image to uint8 (3,resize,resize)."
-    pixels = np.asarray(image.resize((resize, resize), Image.Resampling.BILINEAR)) # Pillow's bilinear is antialiased
+    "RGB image to uint8 (3,resize,resize), first its width and then its height: left alone, Pillow 13 takes another order for tall images."
+    for size in ((resize, image.height), (resize, resize)):
+        image = image.resize(size, Image.Resampling.BILINEAR) # Pillow's bilinear is antialiased
+    pixels = np.asarray(image)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 def read_image(
@@ -308,7 +310,7 @@ def in_order(
         while waiting: yield waiting.popleft().result()
 
 # %% ../nbs/10_data.ipynb #c037
-_FORMAT = 1 # raise it when the same files would give other planes
+_FORMAT = 2 # raise it when the same files would give other planes
 
 class _Arrays(NamedTuple):
     train:np.ndarray # uint8 (n,3,resize,resize)
