@@ -113,7 +113,8 @@ def show_inputs(
     "Rows of image, both views, and the negative with its region and weights."
     if len(images) == 0: raise ValueError('there is no image to show')
     columns = ['image', 'view 1', 'view 2', *(['negative'] if negative is not None else [])]
-    fig, axs = plt.subplots(len(images), len(columns), figsize=(1.7*len(columns), 2*len(images) + .2), squeeze=False)
+    height = 1.75 + .16*((len(names) + 1)//2)   # inches of a row with its weights, two a line
+    fig, axs = plt.subplots(len(images), len(columns), figsize=(1.7*len(columns), height*len(images) + .2), squeeze=False)
     for i, row in enumerate(axs):
         cells = [to_hwc(images[i]), *(to_hwc(v[i]) for v in views)]
         if negative is not None:
