@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RESIDENT_BYTES', 'CHECKPOINT_FORMAT', 'ImageLoader', 'dla_dataloaders', 'to_float', 'TrainingInputs',
-           'training_inputs', 'DLACallback', 'DLALoss', 'BatchMean', 'spread', 'CollapseMonitor', 'StopOnNaN',
-           'dla_splitter', 'dla_optimizer', 'base_lr', 'lr_schedule', 'fingerprint', 'write_safetensors',
-           'read_safetensors', 'rng_states', 'set_rng_states', 'source_hash', 'Checkpoint', 'snapshot', 'restore',
-           'batch_means', 'DLALearner', 'dla_learner', 'TrainingBar', 'train']
+           'training_inputs', 'DLACallback', 'DLALoss', 'BatchMean', 'DeviceLoss', 'DeviceRecorder', 'numbers',
+           'spread', 'CollapseMonitor', 'StopOnNaN', 'dla_splitter', 'dla_optimizer', 'base_lr', 'lr_schedule',
+           'fingerprint', 'write_safetensors', 'read_safetensors', 'rng_states', 'set_rng_states', 'source_hash',
+           'Checkpoint', 'snapshot', 'restore', 'Speed', 'default_speed', 'speed_up', 'batch_means', 'DLALearner',
+           'dla_learner', 'TrainingBar', 'train']
 
 # %% ../nbs/50_training.ipynb #c002
 import copy
@@ -27,19 +28,19 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import Learner, Metric
+from fastai.learner import AvgSmoothLoss, Learner, Metric, Recorder
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import default_device
-from fastcore.basics import patch
+from fastcore.basics import defaults, noop, patch
 from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from .augment import LOCAL_AUGMENTATIONS, LocalSample, global_view, local_augment
-from .core import Recipe, seed_everything
+from .core import Recipe, seed_everything, send
 from .data import Category, DataError, center_crop
 from .losses import dense_loss, dense_match, global_loss, total_loss
 from .model import DLANet
@@ -79,8 +80,10 @@ class ImageLoader(DataLoader):
 
     def create_batch(self, idxs):
         idxs = torch.tensor(idxs)
-        if isinstance(self.dataset, Tensor): return self.dataset[idxs.to(self.dataset.device)], idxs
-        return torch.from_numpy(np.ascontiguousarray(self.dataset[idxs.numpy()])), idxs
+        if not isinstance(self.dataset, Tensor):
+            return send(torch.from_numpy(np.ascontiguousarray(self.dataset[idxs.numpy()])), self.device), send(idxs, self.device)
+        idxs = send(idxs, self.dataset.device)
+        return self.dataset[idxs], idxs
 
 # %% ../nbs/50_training.ipynb #c010
 RESIDENT_BYTES = 8 * 2**30   # image sets up to this size are kept on the GPU
@@ -122,10 +125,11 @@ def training_inputs(
     recipe:Recipe,              # views, local augmentation, loss weights
     generator:torch.Generator,  # on x's device
     extra:dict=None,            # further local augmentations, see `local_augment`
+    compiled:bool=False,        # the views through torch.compile, see `apply_view`
 )->TrainingInputs:
     "Crop, scale and augment a batch."
     x = to_float(x, recipe.size)
-    v1, v2 = (global_view(x, recipe, generator) for _ in range(2))
+    v1, v2 = (global_view(x, recipe, generator, compiled) for _ in range(2))
     with_neg = recipe.local != 'none' and recipe.lambda_neg > 0
     return TrainingInputs(v1, v2, x, local_augment(x, recipe, generator, extra) if with_neg else None)
 
@@ -137,15 +141,16 @@ class DLACallback(Callback):
         recipe:Recipe,    # views, local augmentation, loss weights
         seed:int=0,       # of the augmentations
         extra:dict=None,  # further local augmentations, name -> function(images, bool mask, generator), see `local_augment`
+        compiled:bool=False,  # the views through torch.compile
     ):
-        self.recipe, self.seed, self.extra, self.negative = recipe, seed, dict(extra or {}), None
+        self.recipe, self.seed, self.extra, self.compiled, self.negative = recipe, seed, dict(extra or {}), compiled, None
 
     def before_fit(self):
         self.generator = torch.Generator(self.dls.device).manual_seed(self.seed)
         self.learn.loss_func.generator = self.generator
 
     def before_batch(self):
-        v1, v2, x, self.negative = training_inputs(self.x, self.recipe, self.generator, self.extra)
+        v1, v2, x, self.negative = training_inputs(self.x, self.recipe, self.generator, self.extra, self.compiled)
         self.learn.xb = (v1, v2) if self.negative is None else (v1, v2, x, self.negative.image)
 
 # %% ../nbs/50_training.ipynb #c015
@@ -201,11 +206,62 @@ class BatchMean(Metric):
         if value is not None: self.total, self.count = self.total + value.detach(), self.count + 1
 
     @property
-    def value(self): return float(self.total)/self.count if self.count else None
+    def value(self): return self.total/self.count if self.count else None   # a tensor: whoever wants the number waits for it
     @property
     def name(self): return self._name
 
 # %% ../nbs/50_training.ipynb #c025
+class DeviceLoss(AvgSmoothLoss):
+    "fastai's running mean of the loss, on the loss's device."
+    def accumulate(self, learn):
+        self.count += 1
+        self.val = torch.lerp(learn.loss.detach().mean(), send(self.val, learn.loss.device), self.beta)
+
+
+class DeviceRecorder(Recorder):
+    "fastai's Recorder without its waiting: numbers are tensors until `read`."
+    name = 'recorder'
+    def __init__(self,
+        seconds:float=1., # least time between two looks at a GPU's numbers
+    ):
+        super().__init__(train_metrics=True, valid_metrics=False)
+        self.seconds, self.smooth_loss = seconds, DeviceLoss(self.smooth_loss.beta)
+
+    def before_fit(self):
+        super().before_fit()
+        self.looked = time.monotonic()
+        if self.dls.device.type == 'cpu': self.seconds = min(self.seconds, 0)
+
+    @property
+    def due(self): # is it time to look?
+        return self.epoch + 1 == self.n_epoch or time.monotonic() - self.looked >= self.seconds
+
+    def after_train(self):
+        values = [m.value for m in self._train_mets]
+        self.log += values if self.learn.logger is noop else numbers(values)
+
+    def after_epoch(self):
+        super().after_epoch()
+        if self.due: self.read()
+
+    def read(self):
+        "Make numbers of all that is still a tensor, in one transfer."
+        sizes = [len(row) for row in self.values]
+        flat = iter(numbers([*self.losses, *(v for row in self.values for v in row)]))
+        self.losses[:] = [next(flat) for _ in self.losses]
+        for row, n in zip(self.values, sizes): row[:] = [next(flat) for _ in range(n)]
+        self.looked = time.monotonic()
+
+
+def numbers(
+    values:list, # scalar tensors among other things
+)->list: # the tensors as floats
+    "Fetch the tensors together."
+    tensors = [v for v in values if isinstance(v, Tensor)]
+    fetched = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(fetched) if isinstance(v, Tensor) else v for v in values]
+
+# %% ../nbs/50_training.ipynb #c028
 def spread(
     x:Tensor, # vectors, (n,d)
 )->Tensor: # scalar in [0, about 1]
@@ -226,19 +282,26 @@ class CollapseMonitor(Callback):
         "The curve of both over epochs."
         return show_collapse(self.learn, ax)
 
-# %% ../nbs/50_training.ipynb #c028
+# %% ../nbs/50_training.ipynb #c031
 class StopOnNaN(Callback):
-    "Raises FloatingPointError at the end of an epoch in which a loss was not finite."
+    "Raises FloatingPointError for a loss that is not finite, at the end of its epoch or when the recorder next looks."
     run_valid, order = False, 20
-    def before_train(self): self.finite = torch.tensor(True, device=self.dls.device)
-    def after_loss(self): self.finite = self.finite & torch.isfinite(self.loss_grad.detach())
+    def before_fit(self): self.finite = None
+    def before_train(self):
+        if self.finite is None: self.first, self.finite, self.good = self.epoch, *torch.ones(2, dtype=torch.long, device=self.dls.device).unbind()
+    def after_loss(self):
+        self.finite = self.finite*torch.isfinite(self.loss_grad.detach())
+        self.good = self.good + self.finite   # one more than the losses before the first bad one
     def after_train(self):
-        if self.finite.item(): return
+        if self.recorder.due: self.look()
+    def look(self):
+        finite, good = torch.stack([self.finite, self.good]).tolist()
+        if finite: return
         parts = ', '.join(f'{k} {v.item():.3g}' for k, v in self.learn.loss_func.parts.items())
-        raise FloatingPointError(f'the loss of epoch {self.epoch} is not finite ({parts}, learning rate '
-                                 f'{self.opt.hypers[-1]["lr"]:.3g}); lower lr or look for broken images')
+        raise FloatingPointError(f'the loss of epoch {self.first + (good - 1)//len(self.dls.train)} is not finite ({parts}, learning '
+                                 f'rate {self.opt.hypers[-1]["lr"]:.3g}); lower lr or look for broken images')
 
-# %% ../nbs/50_training.ipynb #c030
+# %% ../nbs/50_training.ipynb #c033
 def dla_splitter(
     model:nn.Module, # a `DLANet`
 )->list: # two lists of parameters: backbone with projections, predictions
@@ -268,7 +331,7 @@ def lr_schedule(
     cosine = SchedCos(lr, 0.)
     return ParamScheduler({'lr': lambda pct: [cosine(pct), lr if recipe.predictor_lr == 'fixed' else cosine(pct)]})
 
-# %% ../nbs/50_training.ipynb #c034
+# %% ../nbs/50_training.ipynb #c037
 CHECKPOINT_FORMAT = 'dla-nb checkpoint 1'
 
 
@@ -290,29 +353,32 @@ def write_safetensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, beside, {'header': json.dumps(header)})
-        with open(beside, 'rb') as f: os.fsync(f.fileno())
+        with open(beside, 'wb') as f:   # not save_file: that makes files that only their owner can read
+            f.write(save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {'header': json.dumps(header)}))
+            f.flush(); os.fsync(f.fileno())
         os.replace(beside, path)
     finally: beside.unlink(missing_ok=True)
 
 
 def read_safetensors(
     path:Path,     # the file
-    what:str,      # the `format` its header must name, without the version's last digit
+    *formats:str,  # what its header may name as its `format`
 )->tuple: # tensors, header
     "What `write_safetensors` wrote. ValueError where the file is damaged, foreign or of another version."
-    path = Path(path)
+    path, found = Path(path), None
     if not path.is_file(): raise FileNotFoundError(f'there is no file {path}')
     try:
         with safe_open(path, 'pt') as f:
             header = json.loads((f.metadata() or {}).get('header', '{}'))
-            if header.get('format') == what: return {k: f.get_tensor(k) for k in f.keys()}, header
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, OSError, ValueError) as e:
-        raise ValueError(f'{path} is damaged or no safetensors file ({e})') from None
-    found = header.get('format', 'no format') if isinstance(header, dict) else 'no format'
-    raise ValueError(f'{path} holds {found!r}; expected {what!r}: it is another kind of file, or of another version of dla-nb')
+            if isinstance(header, dict): found = header.get('format')
+            if found in formats: return {k: f.get_tensor(k) for k in f.keys()}, header
+    except Exception as e:   # whatever a hostile file does to the parsers
+        raise ValueError(f'{path} is damaged or no safetensors file ({" ".join(str(e).split())[:200]})') from None
+    kin = isinstance(found, str) and ' ' in found and any(found.rpartition(' ')[0] == f.rpartition(' ')[0] for f in formats)
+    raise ValueError(f'{path} holds {repr(found)[:60] if found is not None else "no format"}; expected {" or ".join(map(repr, formats))}: '
+                     + ('another version of dla-nb wrote it; update this one' if kin else 'it is another kind of file'))
 
-# %% ../nbs/50_training.ipynb #c036
+# %% ../nbs/50_training.ipynb #c039
 def rng_states(
     learn:Learner, # with a `DLACallback` and an `ImageLoader`
 )->dict: # name -> uint8 tensor
@@ -330,7 +396,7 @@ def set_rng_states(learn:Learner, states:dict)->None:
     learn.dls.train.generator.set_state(states['rng.order'])
     if learn.dls.device.type == 'cuda': torch.cuda.set_rng_state(states['rng.cuda'], learn.dls.device)
 
-# %% ../nbs/50_training.ipynb #c038
+# %% ../nbs/50_training.ipynb #c041
 def source_hash(
     f, # a function, or an object that is called
 )->str: # its name and 10 hexadecimal digits
@@ -341,7 +407,7 @@ def source_hash(
     except (OSError, TypeError): text = repr(code and (code.co_code, code.co_names, [c for c in code.co_consts if not hasattr(c, 'co_code')]))
     return f'{named.__qualname__} {hashlib.sha256(text.encode()).hexdigest()[:10]}'
 
-# %% ../nbs/50_training.ipynb #c040
+# %% ../nbs/50_training.ipynb #c043
 class Checkpoint(Callback):
     "Writes a checkpoint at most every `seconds` and after the last epoch; resumes from one that is there."
     run_valid, order = False, 55   # after the recorder
@@ -375,13 +441,15 @@ class Checkpoint(Callback):
     def after_epoch(self):
         if self.epoch < self.start: return
         if self.epoch + 1 < self.n_epoch and time.monotonic() - self.saved < self.seconds: return
+        self.learn.stop_on_na_n.look()
+        self.learn.recorder.read()
         write_safetensors(self.path, *snapshot(self.learn, self.identity))
         self.saved = time.monotonic()
 
     def after_fit(self):   # a finished run is loaded, not trained again
         if self.state is not None: restore(self.learn, *self.state)
 
-# %% ../nbs/50_training.ipynb #c041
+# %% ../nbs/50_training.ipynb #c044
 _RECORDED = ('lrs', 'iters', 'losses', 'values')   # of fastai's Recorder
 
 
@@ -418,7 +486,40 @@ def restore(
     smooth.val, smooth.count = torch.tensor(header['smooth'][0]), header['smooth'][1]
     learn.collapse_monitor.reference = {k: torch.tensor(v) for k, v in header['reference'].items()}
 
-# %% ../nbs/50_training.ipynb #c043
+# %% ../nbs/50_training.ipynb #c046
+class Speed(NamedTuple):
+    "How a network is trained, not what is trained."
+    bf16:bool=False           # forward and backward of the network in bfloat16
+    channels_last:bool=False  # memory order of the convolutions
+    compile:bool=False        # network and views through torch.compile
+
+    @property
+    def label(self)->str: # '' for the default
+        return ', '.join(name.replace('_', ' ') for name, on in self._asdict().items() if on)
+
+
+_speed = Speed()
+
+def default_speed(
+    use:Speed=None, # from now on, for all learners of this process that are not told otherwise; None: no change
+)->Speed:
+    "The speed of learners that are not told theirs."
+    global _speed
+    if use is not None: _speed = use
+    return _speed
+
+
+def speed_up(
+    model:DLANet,  # changed in place
+    speed:Speed,
+)->DLANet: # the same; names and values of its parameters stay
+    "Prepare a network for its speed."
+    model.bf16 = speed.bf16
+    if speed.channels_last: model.to(memory_format=torch.channels_last)
+    if speed.compile: model.compile(dynamic=False)
+    return model
+
+# %% ../nbs/50_training.ipynb #c049
 def batch_means()->list:
     "The columns of the recorder: the parts of the loss and the collapse monitor."
     part = lambda name: BatchMean(name, lambda learn: learn.loss_func.parts.get(name))
@@ -458,21 +559,23 @@ def dla_learner(
     device=None,         # default: the GPU where there is one
     cbs=(),              # more callbacks
     extra:dict=None,     # further local augmentations, name -> function(images, bool mask, generator), see `local_augment`
+    speed:Speed=None,    # default: `default_speed()`
 )->DLALearner: # `learn.fit(recipe.epochs)` trains it; see also `train`
     "An untrained network with everything that trains it."
     if len(images) < 2: raise DataError(f'found {len(images)} training images; batch normalisation needs at least two to train')
     if tuple(images.shape[1:]) != (3, recipe.resize, recipe.resize):
         raise ValueError(f'training images have shape {tuple(images.shape)}; expected (n, 3, {recipe.resize}, {recipe.resize})')
     seed_everything(seed)
-    dls = dla_dataloaders(images, recipe, seed, device, extra)
-    own = [DLACallback(recipe, seed, extra), CollapseMonitor(), StopOnNaN(), lr_schedule(recipe)]
-    learn = DLALearner(dls, DLANet(recipe), loss_func=DLALoss(recipe), opt_func=dla_optimizer(recipe), lr=base_lr(recipe),
-                       splitter=dla_splitter, metrics=batch_means(), cbs=[*own, *cbs], wd_bn_bias=True)
-    learn.recorder.train_metrics, learn.recorder.valid_metrics = True, False
+    speed, dls = speed or default_speed(), dla_dataloaders(images, recipe, seed, device, extra)
+    usual = [DeviceRecorder if cb is Recorder else cb for cb in defaults.callbacks]
+    own = [DLACallback(recipe, seed, extra, speed.compile), CollapseMonitor(), StopOnNaN(), lr_schedule(recipe)]
+    learn = DLALearner(dls, speed_up(DLANet(recipe), speed), loss_func=DLALoss(recipe), opt_func=dla_optimizer(recipe),
+                       lr=base_lr(recipe), splitter=dla_splitter, metrics=batch_means(), cbs=[*usual, *own, *cbs],
+                       wd_bn_bias=True, default_cbs=False)
     learn.recorder.plot_loss = partial(learn.recorder.plot_loss, with_valid=False)
     return learn
 
-# %% ../nbs/50_training.ipynb #c052
+# %% ../nbs/50_training.ipynb #c058
 class TrainingBar(Callback):
     "A tqdm bar over the steps, with the loss and the spread of the last epoch and the time left."
     run_valid, order = False, 70
@@ -481,6 +584,7 @@ class TrainingBar(Callback):
     def after_epoch(self):
         if not self.recorder.values or not self.recorder.values[-1]: self.bar.update(len(self.dls.train)); return
         row = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
+        if isinstance(row['train_loss'], Tensor): return   # still on the GPU
         self.bar.set_postfix(loss=f"{row['train_loss']:.3f}", spread=f"{row['spread_z']:.2f}", refresh=False)
     def after_fit(self): self.bar.close()
 
