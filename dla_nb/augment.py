@@ -13,7 +13,7 @@ __all__ = ['GREY', 'MIN_DEGREES', 'LOCAL_AUGMENTATIONS', 'NOTHING', 'CPU_PIXELS'
 # %% ../nbs/20_augment.ipynb #c002
 import math
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -92,13 +92,12 @@ def adjust_hue(
     "Turn the hue and keep HSV's saturation and value."
     top, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     chroma = top - low
-    h, y = _hue(x, chroma, top).add_(_per_image(turn, x)), torch.empty_like(x)
+    h = _hue(x, chroma, top).add_(_per_image(turn, x))
     h.sub_(h.floor()).mul_(6)
     def away(place): return (h - place).abs_().clamp_(1, 2)
-    torch.addcmul(top - 2*chroma, chroma, away(3), out=y[:, 0:1])
+    red = torch.addcmul(top - 2*chroma, chroma, away(3))
     low.add_(chroma, alpha=2)
-    for k, place in ((1, 2), (2, 4)): torch.addcmul(low, chroma, away(place), value=-1, out=y[:, k:k+1])
-    return y
+    return torch.cat([red, *(torch.addcmul(low, chroma, away(place), value=-1) for place in (2, 4))], 1)
 
 # %% ../nbs/20_augment.ipynb #c011
 class Regions(NamedTuple):
@@ -307,7 +306,7 @@ def apply_local(
     extra:dict=None,                # further augmentations, name -> function(images, bool mask, generator)
     generator:torch.Generator=None, # for the extra ones
 )->Tensor:                          # (K,n,3,h,w): one augmented batch each, equal to x outside the regions
-    "The K candidates of Eq. 4, in the order of LOCAL_AUGMENTATIONS, then the extra ones."
+    "The K candidates, in the order of LOCAL_AUGMENTATIONS, then the extra ones."
     mask = regions.mask(*_images(x).shape[-2:])
     steps = _steps(regions, draw, mask.to(x.dtype), extra, generator)
     return torch.stack([torch.where(mask, f(x), x) for f in steps])
@@ -567,10 +566,17 @@ def _view(
     x = torch.lerp(x, grey(x), _per_image(draw.grey, x))
     return gaussian_blur(x, draw.sigma, radius) if radius else x
 
+@cache
+def _compiled(
+    f:Callable, # tensors and numbers -> tensors
+)->Callable:    # the same, in as few kernels as torch.compile makes of it; one for the whole process
+    return torch.compile(f, dynamic=False, fullgraph=True)
+
 def apply_view(
     x:Tensor,            # images, (n,3,h,w) in [0,1]
     draw:ViewDraw,       # the drawn numbers
     max_sigma:float=2.,  # the largest sigma that may have been drawn, px at 224 px; 0: no blur
+    compiled:bool=False, # through torch.compile: pays on a GPU, once for each batch size; on a CPU it does not
 )->Tensor:               # (n,3,h,w) in [0,1]
     "The drawn view of each image; on a CPU a few images at a time."
     n, _, h, w = x.shape
@@ -578,15 +584,17 @@ def apply_view(
     k = max(1, CPU_PIXELS//(h*w) if x.device.type == 'cpu' else n)
     crop, rest = zip(*(v.split(k) for v in draw.crop)), zip(*(v.split(k) for v in draw[1:]))
     parts = zip(x.split(k), crop, rest)
-    return torch.cat([_view(part, ViewDraw(Regions(*c), *r), radius) for part, c, r in parts])
+    view = _compiled(_view) if compiled else _view
+    return torch.cat([view(part, ViewDraw(Regions(*c), *r), radius) for part, c, r in parts])
 
 def global_view(
     x:Tensor,                       # images, (n,3,h,w) in [0,1]
     recipe:Recipe,                  # views
     generator:torch.Generator=None, # on x's device; None: torch's global one
+    compiled:bool=False,            # see `apply_view`
 )->Tensor:                          # (n,3,h,w) in [0,1]
     "One random view t(x), t ~ 𝒯, of each image; call it twice for the positive pair."
     n, _, h, w = _images(x).shape
     view = VIEWS[recipe.views]
     draw = draw_view(n, h, w, recipe, generator, x.device)
-    return apply_view(x, draw, view.sigma[1] if view.p_blur else 0.)
+    return apply_view(x, draw, view.sigma[1] if view.p_blur else 0., compiled)

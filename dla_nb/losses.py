@@ -49,7 +49,7 @@ def neg_cosine(
     _check_shapes(p=p, z=z)
     return -_along(p, unit_vectors(z))
 
-# %% ../nbs/40_losses.ipynb #c018
+# %% ../nbs/40_losses.ipynb #c019
 def _all_pairs(p, z): # (n,d), (n,d) -> scalar
     "The mean of Eq. 1 over all n*n pairs: each prediction against the one mean target."
     return -_along(p, unit_vectors(z).mean(0)).mean()
@@ -87,7 +87,7 @@ def dense_match(
             matches.append(torch.bmm(unit_vectors(a).transpose(1, 2), unit_vectors(b)).argmax(2))
     return torch.cat(matches)
 
-# %% ../nbs/40_losses.ipynb #c047
+# %% ../nbs/40_losses.ipynb #c050
 def _at_match(z, match): # (n,d,S,S), (n,S*S) -> (n,d,S*S)
     "The vector of `z` at each position's match."
     n, d, h, w = z.shape
@@ -111,7 +111,7 @@ def dense_loss(
     second = neg_cosine(p2.flatten(2), _at_match(z1.detach(), match21)).mean()
     return (first + second)/2
 
-# %% ../nbs/40_losses.ipynb #c056
+# %% ../nbs/40_losses.ipynb #c060
 def total_loss(
     l_global:Tensor|None, # Eq. 2, scalar; None: a row of Table 2 without it
     l_dense:Tensor|None,  # Eq. 14, scalar, or None

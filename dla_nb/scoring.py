@@ -35,7 +35,7 @@ def score_features(
 
 # %% ../nbs/60_scoring.ipynb #c010
 class Moments:
-    "Mean and variance of a stream of tensors of one shape, in the memory of two of them (Welford's update)."
+    "Mean and variance of a stream of tensors of one shape, in the memory of two of them (Eq. 10 by Welford's update)."
     def __init__(self): self.count, self.mean, self.squares = 0, None, None
 
     def add(self,
@@ -110,7 +110,7 @@ def mc_variance(
     seed:int=0,      # names the masks
     amp:bool=False,  # run the network in bfloat16; what is summed is float32
 )->tuple: # maps without dropout, and variances of Eq. 10: a list per stage each, (n,c,h,w)
-    "Feature maps and their variance over T passes with dropout, in memory that does not depend on T."
+    "Feature maps and their variance over T passes with dropout (Eq. 10), in memory that does not depend on T."
     with evaluating(model), torch.autocast(x.device.type, torch.bfloat16, enabled=amp):
         state = model.prefix(x)
         maps = score_features(model.maps_from(state), recipe.features)
