@@ -169,6 +169,7 @@ IMAGE_MEAN, IMAGE_STD = (.485, .456, .406), (.229, .224, .225)   # of natural im
 
 class DLANet(nn.Module):
     "Backbone, the trunk that scoring reads, and the heads that training adds."
+    bf16 = False   # does `forward` compute in bfloat16? Parameters stay float32, and so does scoring
     def __init__(self,
         recipe:Recipe, # backbone, stages, heads, dropout
     ):
@@ -238,5 +239,6 @@ class DLANet(nn.Module):
         neg:Tensor|None=None,   # t_local(x)
     )->tuple: # `Encoded` of each; dense features of the views alone, and only where L_dense counts
         "One training batch. Each input is normalised by its own batch statistics, as in SimSiam."
-        views = [self.encode(v, self.with_dense) for v in (v1, v2)]
-        return (*views, *(self.encode(o, False, 'neg') for o in (x, neg) if o is not None))
+        with torch.autocast(v1.device.type, torch.bfloat16, enabled=self.bf16):
+            views = [self.encode(v, self.with_dense) for v in (v1, v2)]
+            return (*views, *(self.encode(o, False, 'neg') for o in (x, neg) if o is not None))

@@ -28,10 +28,10 @@ from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
-from fastai.learner import AvgSmoothLoss, Learner, Metric, Recorder
+from fastai.learner import AvgSmoothLoss, Learner, Metric, Recorder, noop
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import default_device
-from fastcore.basics import defaults, noop, patch
+from fastcore.basics import defaults, patch
 from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -575,7 +575,7 @@ def dla_learner(
     learn.recorder.plot_loss = partial(learn.recorder.plot_loss, with_valid=False)
     return learn
 
-# %% ../nbs/50_training.ipynb #c058
+# %% ../nbs/50_training.ipynb #c063
 class TrainingBar(Callback):
     "A tqdm bar over the steps, with the loss and the spread of the last epoch and the time left."
     run_valid, order = False, 70
