@@ -29,11 +29,11 @@ from filelock import FileLock
 import dla_nb
 from .augment import local_augment
 from .core import READINGS, Recipe
-from .data import Category
+from .data import Category, center_crop
 from .detector import DLADetector, measure
-from .metrics import evaluate
-from .scoring import mean_image_scores, score_maps, untrained
-from .training import dla_learner, to_float, train
+from .metrics import auroc, evaluate
+from .scoring import mean_image_scores, score_images, score_maps, untrained
+from .training import default_speed, dla_learner, to_float, train
 
 # %% ../nbs/80_experiments.ipynb #c005
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def environment(device)->dict:
     "Where and with what a row was measured."
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    return dict(device=name, torch=torch.__version__, commit=commit_here(),
+    return dict(device=', '.join(filter(None, [name, default_speed().label])), torch=torch.__version__, commit=commit_here(),
                 date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
 
 
@@ -341,10 +341,11 @@ def score_run(run:Run, model, category:Category, spent:dict, device)->dict:
     "Score a trained network under the run's recipe."
     start = time.perf_counter()
     detector = DLADetector.from_model(model, category.train, run.recipe, device)
-    scores = detector.score(category.test)
+    scores = score_images(detector.model, detector.stats, category.test, run.recipe, keep=True)   # metrics where the maps are
     total = measure(scores.total, category)
     spent = spent | dict(score_seconds=round(time.perf_counter() - start, 1))
-    maps = {name: measure(m, category)['pixel_auroc'] for name, m in scores.maps() if name in MAP_COLUMNS}
+    masks = center_crop(np.asarray(category.masks), run.recipe.size)
+    maps = {name: auroc(m, masks) for name, m in scores.maps() if name in MAP_COLUMNS}
     return result_row(run, total, maps, spent, detector.device)
 
 

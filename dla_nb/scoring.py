@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from .core import Recipe
+from .core import Recipe, send
 from .data import center_crop
 from .model import DLANet
 
@@ -143,7 +143,7 @@ def network_input(
     "What the network takes."
     images = center_crop(images, recipe.size)
     if not torch.is_tensor(images): images = torch.from_numpy(np.array(images, order='C'))   # a copy: maps are read-only
-    return images.to(device).float().div_(255)
+    return send(images, device).float().div_(255)
 
 
 def image_batches(
@@ -355,11 +355,12 @@ def score_images(
     device:torch.device|str=None,     # where; default: where the model is. The model is moved there
     progress:bool=False,              # show a bar
     amp:bool=False,                   # run the network in bfloat16
-)->Scores: # float32 on the CPU, small difference maps only
+    keep:bool=False,                  # leave the maps on the device; the host waits for no batch
+)->Scores: # float32, small difference maps only; on the CPU unless `keep`
     "Score any number of images."
     device = _place(model, device)
     stats = stats.to(device)
-    parts = [score_maps(model, stats, x, recipe, amp).apply(Tensor.cpu)
+    parts = [score_maps(model, stats, x, recipe, amp).apply(Tensor.detach if keep else Tensor.cpu)
              for x in image_batches(images, recipe, batch_size, device, progress, 'scoring')]
     return Scores({name: torch.cat([p.stages[name] for p in parts]) for name in parts[0].stages}, recipe, parts[0].scale)
 
@@ -370,7 +371,7 @@ def image_score(
     "How anomalous each image is: the maximum of its map."
     return maps.flatten(1).max(1).values
 
-# %% ../nbs/60_scoring.ipynb #c051
+# %% ../nbs/60_scoring.ipynb #c053
 @torch.no_grad()
 def recompute_batch_stats(
     model:DLANet,                   # changed in place; its modes stay
@@ -393,7 +394,7 @@ def recompute_batch_stats(
     for m, momentum in zip(norms, momenta): m.momentum = momentum
     return model
 
-# %% ../nbs/60_scoring.ipynb #c054
+# %% ../nbs/60_scoring.ipynb #c056
 def mean_image_scores(
     train,              # normal images, uint8 (n,3,r,r)
     test,               # images to score, uint8 (m,3,r,r)
