@@ -37,12 +37,12 @@ def map_limits(
 
 def overlay(
     image,         # (3,h,w) uint8, or float in [0,1]
-    score,         # (h,w)
+    score,         # (h,w); NaN, where nothing was scored, leaves the image
     limits:tuple,  # (lowest, highest) score of the colour scale
 )->np.ndarray: # (h,w,3) float in [0,1]
     "The image with the score laid over it: the higher, the less of the image is left."
     base = to_hwc(image).astype(float)/(255 if np.asarray(image).dtype == np.uint8 else 1)
-    share = np.clip((np.asarray(score, dtype=float) - limits[0])/(limits[1] - limits[0]), 0, 1)
+    share = np.nan_to_num(np.clip((np.asarray(score, dtype=float) - limits[0])/(limits[1] - limits[0]), 0, 1))
     colours = plt.get_cmap('inferno')(share)[..., :3]
     return base*(1 - .75*share[..., None]) + colours*.75*share[..., None]
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['VOID', 'TURNING', 'SIDE', 'GROUPS', 'WIDTH', 'HEIGHT', 'FLOOR', 'SHOWN_METRICS', 'ROWS', 'LOCAL_WORDS', 'STYLE',
-           'SCRIPT', 'Finding', 'Markup', 'escaped', 'tag', 'file_name', 'small_image', 'small_map', 'data_uri', 'Kept',
-           'Collected', 'with_line', 'pictures', 'number', 'share_text', 'verdict', 'truth_text', 'card', 'bin_edges',
-           'stacked', 'bars', 'threshold_line', 'axis', 'histogram', 'percent', 'counted', 'threshold_section',
-           'metrics_section', 'score_table', 'recipe_words', 'head', 'section', 'page', 'facts_list', 'lead_text',
-           'write_whole', 'write_report']
+           'SCRIPT', 'Finding', 'Markup', 'escaped', 'tag', 'file_name', 'small_image', 'small_map', 'data_uri',
+           'Collected', 'with_line', 'pictures', 'number', 'verdict', 'truth_text', 'card', 'bin_edges', 'stacked',
+           'bars', 'threshold_line', 'axis', 'histogram', 'percent', 'counted', 'threshold_section', 'metrics_section',
+           'score_table', 'recipe_words', 'head', 'section', 'page', 'facts_list', 'lead_text', 'write_whole',
+           'write_report', 'write_kept', 'from_prediction', 'test_rows', 'resized', 'Labelled', 'detector_facts',
+           'detector_warnings', 'left_out', 'several_categories', 'control_metrics', 'report_folder', 'report']
 
 # %% ../nbs/75_report.ipynb #c002
 import base64
@@ -18,7 +19,7 @@ import html
 import io
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,20 +30,22 @@ from PIL import Image
 from torch.nn import functional as F
 
 from .core import Recipe
-from .data import DataError
+from .data import DataError, center_crop, index_images, load_category, read_mask
+from .metrics import auroc, evaluate
 from .plots import outline, overlay, to_hwc
-from .thresholds import Threshold, observed_interval
+from .predict import Prediction, is_several, map_to_image, walk_images
+from .thresholds import Threshold, images_needed, observed_interval
 
 # %% ../nbs/75_report.ipynb #c005
 class Finding(NamedTuple):
     "What a detector says of one image."
     name:str                      # what the image is called in the report
-    image:np.ndarray              # uint8 (3,h,w)
+    image:np.ndarray|Callable     # uint8 (3,h,w), or () -> such an array, called only for the worst
     map:np.ndarray                # scores (h',w') of the same section; NaN where nothing was scored
     score:float                   # of the image
     label:int|None=None           # the truth, where known: 0 good, 1 defective
     kind:str=''                   # the kind of defect, where known
-    truth:np.ndarray|None=None    # where the defect is, bool (h,w)
+    truth:np.ndarray|Callable|None=None   # where the defect is, bool (h,w), or () -> such an array
     marked:np.ndarray|None=None   # what the detector marks, bool (h',w')
 
 # %% ../nbs/75_report.ipynb #c007
@@ -114,12 +117,6 @@ def data_uri(
     return 'data:image/jpeg;base64,' + base64.b64encode(buffer.getvalue()).decode()
 
 # %% ../nbs/75_report.ipynb #c013
-class Kept(NamedTuple):
-    "A finding with its pictures at the report's size."
-    finding:Finding       # without full-size arrays
-    order:int             # when it came
-
-
 class Collected:
     "Scores of all findings, and the worst of them with pictures."
     def __init__(self,
@@ -143,8 +140,8 @@ class Collected:
         return self
 
     def small(self, found:Finding)->Finding: # at the report's size
-        image = small_image(found.image, self.side)
-        shrink = lambda m: None if m is None else small_map(m, image.shape[1:])
+        image = small_image(found.image() if callable(found.image) else found.image, self.side)
+        shrink = lambda m: None if m is None else small_map(m() if callable(m) else m, image.shape[1:])
         return found._replace(image=image, map=shrink(found.map), truth=shrink(found.truth), marked=shrink(found.marked))
 
     @property
@@ -188,10 +185,6 @@ def number(
 )->str:
     "A score with four digits."
     return f'{value:.4g}'
-
-
-def share_text(part:int, whole:int)->str: # '3 of 40'
-    return f'{part} of {whole}'
 
 
 def verdict(
@@ -290,7 +283,8 @@ def histogram(
         f', {(scores > v).sum()} of them above the threshold {number(v)}' for v in also)
     lines = [shape for v in also for shape in threshold_line(v, edges, log)]
     legend = [tag('span', tag('i', class_=f'key-{GROUPS[k].split()[0]}'), f' {GROUPS[k]} ({c.sum()})') for k, c in counts.items()]
-    legend.append(tag('span', f'highest bar: {sum(counts.values()).max()} images'))
+    highest = sum(counts.values()).max()
+    legend.append(tag('span', f'highest bar: {highest} image{"s"*int(highest > 1)}'))
     return tag('div', tag('svg', *bars(counts), *axis(edges, log), *lines, viewBox=f'0 0 {WIDTH} {HEIGHT}', role='img', aria_label=alt),
                tag('p', *legend, class_='legend'), class_='chart')
 
@@ -372,8 +366,8 @@ def recipe_words(
     r = recipe
     seen = f'the central {r.size} × {r.size} px are looked at' if r.size < r.resize else 'all of it is looked at'
     dense = f', dense loss {r.lambda_dense:g}' if r.lambda_dense else ', no dense loss'
-    return (f'Images are resized to {r.resize} × {r.resize} px and {seen}. A {r.backbone} was trained from scratch on good images for '
-            f'{r.epochs} epochs in batches of {r.batch_size}, with {LOCAL_WORDS[r.local]}{dense}. A score is the distance of '
+    return (f'Images are resized to {r.resize} × {r.resize} px and {seen}. The network {r.backbone} was trained from scratch on good images '
+            f'for {r.epochs} epochs in batches of {r.batch_size}, with {LOCAL_WORDS[r.local]}{dense}. A score is the distance of '
             f'{"unit-length " if r.features == "unit" else ""}feature maps from those of the training images, over {r.n_passes} passes '
             f'with dropout; an image has the highest score of its map.')
 
@@ -401,6 +395,7 @@ figcaption{margin-top:.5rem;font-size:.92rem}
 border-bottom:1px solid var(--line);vertical-align:top} td:first-child{min-width:9rem} .number{text-align:right;font-variant-numeric:tabular-nums} td.number{white-space:nowrap}
 th button{all:unset;cursor:pointer;font-weight:600;text-decoration:underline dotted} th button:focus-visible{outline:2px solid var(--link)}
 dl{display:grid;grid-template-columns:minmax(7rem,auto) 1fr;gap:.3rem 1rem;margin:.5rem 0} dt{color:var(--dim)} dd{margin:0;overflow-wrap:anywhere}
+@media (max-width:34rem){dl{grid-template-columns:1fr} dd+dt{margin-top:.4rem} td:first-child{min-width:7rem} th,td{padding-right:.6rem}}
 @media print{figure{break-inside:avoid}}'''
 
 SCRIPT = '''
@@ -471,12 +466,25 @@ def write_report(
     facts:dict=None,                 # term -> text, how the detector was made
     threshold:Threshold|None=None,   # of image scores
     metrics:dict=None,               # method -> metrics, see `metrics_section`; None: no truth is known
-    warnings=(),                     # lines; or a function that returns them when all findings are taken
+    warnings=(),                     # lines, said first
     worst:int=12,                    # so many images with pictures
 )->Path: # the file
     "One HTML file with everything in it."
     kept = Collected(worst)
     for found in findings: kept.add(found)
+    return write_kept(kept, out, title, facts, threshold, metrics, warnings)
+
+
+def write_kept(
+    kept:Collected,              # all findings
+    out,                         # the HTML file to write
+    title:str,                   # its heading
+    facts:dict|None,             # term -> text
+    threshold:Threshold|None,    # of image scores
+    metrics:dict|None,           # method -> metrics
+    warnings,                    # lines
+)->Path: # the file
+    "The page of what was collected."
     rows, shown = kept.rows, kept.worst
     cards = [card(i + 1, found, kept.limits, threshold) for i, found in enumerate(shown)]
     sections = [section('Threshold', threshold_section(rows, threshold)),
@@ -485,5 +493,152 @@ def write_report(
                 section('Metrics', metrics_section(metrics)),
                 *([section('All scores', score_table(rows, threshold, len(cards)))] if rows else []),
                 *([section('How it was made', facts_list(facts))] if facts else [])]
-    said = warnings() if callable(warnings) else warnings
-    return write_whole(out, page(title, lead_text(rows, threshold), sections, said))
+    return write_whole(out, page(title, lead_text(rows, threshold), sections, warnings))
+
+# %% ../nbs/75_report.ipynb #c049
+def from_prediction(
+    p:Prediction,                 # of one image
+    name:str='',                  # in the report; default: its path
+    label:int|None=None,          # the truth, where known
+    kind:str='',                  # of the defect
+    mask:Callable|None=None,      # () -> bool (h,w), where the defect is
+)->Finding:
+    "A prediction as the report takes it: its map at the report's size, its image read only if it is among the worst."
+    shape = tuple(max(1, round(side*min(1, SIDE/max(p.size)))) for side in p.size)
+    scores = small_map(p.small, shape) if p.resize is None else map_to_image(p.small, shape, p.resize)
+    marked = None if p.pixel_threshold is None else scores > p.pixel_threshold.value
+    name = name or (str(p.source) if isinstance(p.source, (str, os.PathLike)) else 'image in memory')
+    return Finding(name, lambda: np.asarray(p.image).transpose(2, 0, 1), scores, p.score, label, kind, mask, marked)
+
+
+def test_rows(
+    folder, # of one category in MVTec layout
+)->tuple: # rows as dicts (path, label, defect, mask_path), why there are no masks
+    "The test images of a labelled folder. Where masks are missing, the folders' names still tell good from defective."
+    try: frame = index_images(folder)
+    except DataError as error:
+        paths = list(walk_images(Path(folder)/'test'))
+        kinds = [p.relative_to(Path(folder)/'test').parts[0] for p in paths]
+        why = f'Pixels cannot be measured: {error.problems[0] if error.problems else error}' + f', and {len(error.problems) - 1} more'*(len(error.problems) > 1)
+        return [dict(path=str(p), label=int(k != 'good'), defect=k, mask_path='') for p, k in zip(paths, kinds)], why
+    return frame[frame.split == 'test'].to_dict('records'), ''
+
+# %% ../nbs/75_report.ipynb #c050
+def resized(
+    scores:np.ndarray, # (h,w)
+    side:int,          # of the result, px
+)->np.ndarray: # (side,side)
+    "The map of a large image at the size of its mask, as `DLADetector.evaluate` takes it."
+    return F.interpolate(torch.from_numpy(scores)[None, None], (side, side), mode='bilinear', antialias=True)[0, 0].numpy()
+
+
+class Labelled:
+    "The test images of a labelled folder as findings, and what the metrics need of them."
+    def __init__(self,
+        detector,        # a `DLADetector`
+        folder,          # of one category in MVTec layout
+        on_bad:Callable, # called with (path, DataError) of what cannot be used
+    ):
+        self.detector, self.folder, self.on_bad = detector, Path(folder), on_bad
+        self.rows, self.no_masks = test_rows(folder)
+        self.maps, self.seen = [], []
+
+    def __iter__(self):
+        by_path = {row['path']: row for row in self.rows}
+        for p in self.detector.predict_each([row['path'] for row in self.rows], on_bad=self.on_bad):
+            row = by_path[str(p.source)]
+            self.maps.append(p.small if p.resize else resized(p.small, self.detector.recipe.resize))
+            self.seen.append(dict(row, score=p.score))
+            read = (lambda row=row, size=p.size: read_mask(row['mask_path'], SIDE) > 0) if row['mask_path'] else None
+            yield from_prediction(p, os.path.relpath(row['path'], self.folder), row['label'], row['defect'], read)
+
+    def metrics(self)->dict: # see `dla_nb.metrics.evaluate`; of pixels only where the masks can be used
+        if not self.seen: return {}
+        r, labels = self.detector.recipe, np.array([row['label'] for row in self.seen])
+        if self.no_masks: return dict(image_auroc=auroc(np.array([row['score'] for row in self.seen]), labels), pixel_auroc=np.nan, aupro=np.nan,
+                                      why='pixel AUROC and AUPRO are undefined without masks')
+        blank = np.zeros((r.resize, r.resize), np.uint8)
+        masks = np.stack([read_mask(row['mask_path'], r.resize) if row['mask_path'] else blank for row in self.seen])
+        return evaluate(np.stack(self.maps), center_crop(masks, r.size), labels)
+
+# %% ../nbs/75_report.ipynb #c051
+def detector_facts(
+    detector, # a `DLADetector`
+)->dict: # term -> text
+    "Who made it, of what, and how."
+    info, cut = detector.info, detector.tiling
+    made = ', '.join(f'{word} {info[k]}' for k, word in (('dla_nb', 'dla-nb'), ('torch', 'torch'), ('commit', 'commit'), ('seed', 'seed')) if info.get(k) is not None)
+    facts = {'Category': detector.name, 'Trained on': f'{info["n_train"]} good images' if 'n_train' in info else '', 'Trained': info.get('date') or '',
+             'Recipe': recipe_words(detector.recipe), 'Made with': made, 'Recipe hash': detector.recipe.hash,
+             'Tiles': cut and f'of {cut.tile} px, overlapping by at least {cut.overlap:.0%}, statistics {cut.positions}'}
+    return {k: v for k, v in facts.items() if v}
+
+
+def detector_warnings(
+    detector,  # a `DLADetector`
+)->list: # lines
+    "What weakens its word."
+    r, t, said = detector.recipe, detector.threshold, []
+    if t is None: said.append('The detector is not calibrated: there is no threshold.')
+    elif not t.supported: said.append(f'The threshold rests on {t.n} good images. They support no false-alarm rate below {percent(1/(t.n + 1))}; '
+                                      f'{percent(t.rate)} was asked for. Calibrate with at least {images_needed(t.rate)} good images.')
+    if detector.tiling is None and r.size < r.resize:
+        said.append(f'{percent(1 - (r.size/r.resize)**2)} of each image, its border, was not looked at.')
+    return said
+
+
+def left_out(
+    bad:list, # (path, error)
+)->list: # lines
+    "Files that could not be used, the first ones by name."
+    if not bad: return []
+    return [f'{len(bad)} file{"s" * (len(bad) > 1)} could not be used: ' + ' | '.join(f'{error}' for _, error in bad[:10]) + (' | …' if len(bad) > 10 else '')]
+
+# %% ../nbs/75_report.ipynb #c052
+def several_categories(folder)->bool: return not (Path(folder)/'test').is_dir() and any((d/'train').is_dir() for d in Path(folder).iterdir() if d.is_dir())
+
+
+def control_metrics(detector, folder)->dict: # method -> metrics
+    "The two controls on the same test images; nothing where there are no training images, or maps are of tiles."
+    if detector.tiling is not None or not (Path(folder)/'train'/'good').is_dir(): return {}
+    from dla_nb.detector import control_maps, measure   # it imports this module
+    category = load_category(folder, recipe=detector.recipe, skip_bad=True, progress=False)
+    if not len(category.labels): return {}
+    return {name: measure(maps, category) for name, maps in control_maps(category, detector.recipe, device=detector.device).items()}
+
+
+def report_folder(
+    detector,                # a `DLADetector`
+    folder,                  # one category in MVTec layout with a test folder, or any folder of images
+    out,                     # the HTML file to write
+    worst:int=12,            # so many images with pictures
+    controls:bool=True,      # where the truth is known, also measure the two controls
+    on_bad:Callable=None,    # called with (path, DataError) of each file that is left out
+    progress:Callable=iter,  # wraps the iterator of findings, for a bar
+)->Path: # the file
+    "Look at every image of a folder and report."
+    if several_categories(folder): raise DataError(f'{folder} holds several categories; report one of them, a detector knows one')
+    bad = []
+    def note(path, error): bad.append((path, error)); on_bad and on_bad(path, error)
+    labelled = Labelled(detector, folder, note) if (Path(folder)/'test').is_dir() else None
+    found = labelled or map(lambda p: from_prediction(p, os.path.relpath(p.source, folder)), detector.predict_folder(folder, on_bad=note))
+    kept = Collected(worst)
+    for f in progress(found): kept.add(f)
+    metrics = {'DLA': labelled.metrics()} | (control_metrics(detector, folder) if controls else {}) if labelled and labelled.seen else None
+    said = detector_warnings(detector) + left_out(bad) + ([labelled.no_masks] if labelled and labelled.no_masks else [])
+    return write_kept(kept, out, f'{detector.name or Path(folder).resolve().name}: inspection report', detector_facts(detector), detector.threshold, metrics, said)
+
+
+def report(
+    detector,       # a `DLADetector`
+    data,           # a folder, see `report_folder`; images, see `predict`; or predictions, taken one at a time
+    out,            # the HTML file to write
+    worst:int=12,   # so many images with pictures
+    **kwargs        # of `report_folder`, for a folder
+)->Path: # the file
+    "One HTML file with the scores, the worst images, and what they are worth. `DLADetector.report` calls it."
+    if isinstance(data, (str, os.PathLike)) and Path(data).is_dir(): return report_folder(detector, data, out, worst, **kwargs)
+    images = data if is_several(data) else [data]
+    predictions = (x if isinstance(x, Prediction) else detector.predict(x) for x in images)
+    return write_report(map(from_prediction, predictions), out, f'{detector.name or "images"}: inspection report', detector_facts(detector),
+                        detector.threshold, None, detector_warnings(detector), worst)
