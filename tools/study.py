@@ -14,6 +14,7 @@ import os
 import sys
 from hashlib import sha256
 from pathlib import Path
+from types import MethodType
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from dla_nb.data import center_crop, load_category
 from dla_nb.detector import measure
 from dla_nb.experiments import append_row, environment, hold_out, read_rows, save_recipe
 from dla_nb.metrics import auroc
-from dla_nb.model import DLANet
+from dla_nb.model import DLANet, Encoded
 from dla_nb.scoring import evaluating, image_batches, untrained, upsample
 from dla_nb.training import CHECKPOINT_FORMAT, dla_learner, read_safetensors, to_float, train
 from dla_nb.tuning import MAP_FIELDS, PSEUDO_KINDS, ScoredSets, pseudo_anomalies
@@ -39,6 +40,8 @@ NETWORKS = {
     'untrained': {}, 'DLA': {}, 'no L_neg': dict(local='none'), 'LA': dict(local='la'), 'weak views': dict(views='weak'),
     'learning rate 0.005': dict(lr=.005), 'learning rate 0.1': dict(lr=.1), 'lambda_neg 0.1': dict(lambda_neg=.1), 'lambda_neg 1': dict(lambda_neg=1.),
     'lambda_dense 0.5': dict(lambda_dense=.5), 'pairs of the same image': dict(pairs='same'), 'no dropout in training': dict(train_dropout=False),
+    'same image, no L_neg': dict(pairs='same', local='none'), 'same image, LA': dict(pairs='same', local='la'),
+    'joint BatchNorm': {}, 'joint BatchNorm, LA': dict(local='la'), 'joint BatchNorm, same image': dict(pairs='same'),
     'batches of 16': dict(batch_size=16), 'untrained, layer2-4': dict(stages='layer2-4'), 'LA, mean': dict(local='la', static_la='mean'),
 }
 #: One at a time from each of the two readings of the features.
@@ -47,6 +50,13 @@ CHEAP = [dict(), dict(reduce='mean'), dict(combine='standardised'), dict(combine
 DEAR = [dict(dropout=.3), dict(dropout=.5), dict(dropout_site='block'), dict(n_passes=20)]
 STEPS = (0, 2, 5, 10, 20, 40, 70, 100, 150, 200, 300)
 STAGES = ('c2', 'c3', 'c4')
+
+
+def joint_forward(model, *inputs):
+    "`DLANet.forward` in one pass: BatchNorm sees views, images and damaged images as one batch. No switch of the recipe."
+    n, given = len(inputs[0]), [o for o in inputs if o is not None]
+    whole = model.encode(torch.cat(given), model.with_dense)
+    return tuple(Encoded(*(None if t is None else t[i*n:(i + 1)*n] for t in whole)) for i in range(len(given)))
 
 
 def readings(thorough: bool) -> list:
@@ -174,9 +184,11 @@ def measure_network(category: str, network: str, thorough: bool, epochs: int | N
     if not network.startswith('untrained'):
         learn = dla_learner(study.kept, recipe, seed, 'cpu', cbs=[Snapshots(study)])
         study.snapshot(learn.model, 0, {})
+        if network.startswith('joint'): learn.model.forward = MethodType(joint_forward, learn.model)
         checkpoint = ROOT/'runs'/f'study-{study.id()}.checkpoint'
         model, steps = train(learn, checkpoint).model, len(learn.dls.train)*recipe.epochs
         checkpoint.unlink(missing_ok=True)
+    model.__dict__.pop('forward', None)
     study.readings(model, steps, wanted)
     if network in ('untrained', 'DLA'):
         study.histogram(model, steps)
@@ -193,9 +205,12 @@ def measure_checkpoint(category: str, path: Path, thorough: bool) -> None:
     model = DLANet(recipe)
     model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith('model.')})
     study = Study(category, {'dla': 'DLA', 'la': 'LA', 'none': 'no L_neg'}[recipe.local], recipe, header['seed'], seen=True)
-    study.readings(model.eval(), header['train_iter'], readings(thorough))
+    names = ('train_loss', 'loss_global', 'loss_dense', 'loss_neg', 'spread_z', 'spread_c3')
+    last = {k: v for k, v in zip(names, header['recorder']['values'][-1]) if v is not None}
+    study.snapshot(model.eval(), header['train_iter'], last)
     study.histogram(model, header['train_iter'])
-    study.snapshot(model, header['train_iter'], {})
+    few = [dict(features=f, **c) for f in ('raw', 'unit') for c in CHEAP if 'combine' not in c]   # those cost a second pass over the images
+    study.readings(model, header['train_iter'], readings(True) if thorough else few)
     print(category, study.network, path.name, 'done', flush=True)
 
 
