@@ -54,6 +54,8 @@ def _warn(message:str): warnings.warn(_one_line(message), DataWarning, stackleve
 #: File name endings taken as images, in any case.
 IMAGE_TYPES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
+_FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP') # of their content; Pillow knows more, of which some start other programs
+
 def _why(path, error:Exception)->str:
     "What is wrong with a file, in words that follow its name."
     if isinstance(error, FileNotFoundError): return 'does not exist'
@@ -61,13 +63,23 @@ def _why(path, error:Exception)->str:
     if isinstance(error, Image.DecompressionBombError):
         return (f'has more than {2*Image.MAX_IMAGE_PIXELS:,} pixels, too many to be safe; scale it down, '
                 'or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it')
-    if isinstance(error, UnidentifiedImageError): return 'is not an image that Pillow can read'
+    if isinstance(error, UnidentifiedImageError): return f'is not an image in one of the formats {", ".join(_FORMATS)}'
     return f'cannot be read: {getattr(error, "strerror", None) or error or type(error).__name__}'
+
+def _checked(file)->Image.Image:
+    "An opened image; a PNG is compared with its checksums first, which Pillow's decoder passes over."
+    image = Image.open(file, formats=_FORMATS)
+    if image.format == 'PNG':
+        try: image.verify()
+        except Exception as error: raise ValueError(f'it is damaged or truncated ({error})') from error
+        file.seek(0)
+        image = Image.open(file, formats=_FORMATS)
+    return image
 
 def _decode(path, convert:Callable, shown:str=None):
     "`convert` of the first frame, turned as its EXIF says; whatever fails is a `DataError` that names the file."
     try:
-        with open(path, 'rb') as file, Image.open(file) as image: # by name, Pillow maps turned grey TIFFs wrongly
+        with open(path, 'rb') as file, _checked(file) as image: # by name, Pillow maps turned grey TIFFs wrongly
             image.load()
             upright = ImageOps.exif_transpose(image)
             upright.format = image.format
@@ -120,7 +132,7 @@ def shrink_image(
     "Resized bilinearly with antialiasing, sides not kept in proportion: `read_image` without the reading."
     return _shrink(image, resize)
 
-# %% ../nbs/10_data.ipynb #c018
+# %% ../nbs/10_data.ipynb #c020
 def _to_mask(image:Image.Image)->np.ndarray:
     "Any mode to bool (h,w), True where defective."
     floor = 127 if image.format in ('JPEG', 'MPO') else 0
@@ -138,7 +150,7 @@ def read_mask(
     "Read a mask, resized to the nearest pixel; `DataError` where that fails."
     return _shrink_mask(_decode(path, _to_mask), resize)
 
-# %% ../nbs/10_data.ipynb #c021
+# %% ../nbs/10_data.ipynb #c023
 def center_crop(
     x:np.ndarray|torch.Tensor, # (...,h,w)
     size:int,                  # side of the crop, px; at most h and w
@@ -149,7 +161,7 @@ def center_crop(
     top, left = (h-size)//2, (w-size)//2
     return x[..., top:top+size, left:left+size]
 
-# %% ../nbs/10_data.ipynb #c024
+# %% ../nbs/10_data.ipynb #c026
 def _name(folder:Path)->str: return Path(os.path.abspath(folder)).name
 
 def _short(folder:Path, path)->str:
@@ -188,7 +200,7 @@ def _categories(root)->dict[str, Path]:
     types = ', '.join(IMAGE_TYPES)
     raise DataError(f'{root} has no train/good, no categories and no images ({types}); it holds {inside}')
 
-# %% ../nbs/10_data.ipynb #c026
+# %% ../nbs/10_data.ipynb #c028
 def _stem(path:Path)->str:
     "What an image and its mask have in common; accents compare equal however a file system spells them."
     return unicodedata.normalize('NFC', path.stem)
@@ -272,7 +284,7 @@ def index_images(
     if problems: _refuse(problems)
     return pd.concat(frames, ignore_index=True)
 
-# %% ../nbs/10_data.ipynb #c034
+# %% ../nbs/10_data.ipynb #c036
 def _paired_mask(row:dict, size:tuple, resize:int, shorten:Callable)->np.ndarray:
     "The mask of a row, uint8 (resize,resize), checked against its image's (width, height)."
     if not row['mask_path']: return np.zeros((resize, resize), np.uint8)
@@ -309,7 +321,7 @@ def in_order(
             if len(waiting) >= 2*workers: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
 
-# %% ../nbs/10_data.ipynb #c037
+# %% ../nbs/10_data.ipynb #c039
 _FORMAT = 2 # raise it when the same files would give other planes
 
 class _Arrays(NamedTuple):
@@ -379,7 +391,7 @@ def _from_disk(path:Path, resize:int, write:Callable, usable:Callable)->_Arrays:
         _replace(path, write)
         return _open(path, resize)
 
-# %% ../nbs/10_data.ipynb #c039
+# %% ../nbs/10_data.ipynb #c041
 def _cache_root()->Path:
     "The default folder of caches."
     base = os.environ.get('XDG_CACHE_HOME', '')
@@ -416,7 +428,7 @@ def _arrays(folder:Path, frame:pd.DataFrame, resize:int, cache_dir, progress:boo
     write(buffer := io.BytesIO())
     return _parse(np.frombuffer(buffer.getbuffer(), np.uint8), resize)
 
-# %% ../nbs/10_data.ipynb #c041
+# %% ../nbs/10_data.ipynb #c043
 @dataclass(eq=False, repr=False)
 class Category:
     "The images of one category, resized, uint8, NCHW; test images in the order of their defect kinds."
