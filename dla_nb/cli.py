@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['OK', 'FAILED', 'MISTYPED', 'INCOMPLETE', 'STOPPED', 'say', 'complain', 'changed_recipe', 'train_category',
            'evaluate_category', 'save_picture', 'guarded', 'load_all', 'run_train', 'detector_for', 'run_evaluate',
-           'run_demo', 'recipe_of', 'write_results', 'report', 'parser', 'common_options', 'main']
+           'run_demo', 'run_report', 'report_options', 'run_predict', 'predict_options', 'train_options', 'recipe_of',
+           'write_results', 'report', 'parser', 'common_options', 'main']
 
 # %% ../nbs/81_cli.ipynb #c002
 import argparse
@@ -17,12 +18,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from tqdm import tqdm
 
 from . import __version__
 from .core import PRESETS, Recipe
 from .data import Category, DataError, DataWarning, category_names, center_crop, load_category
 from .detector import DLADetector, control_maps, format_table, measure, metric_table, preset_recipe
 from .plots import examples, map_limits, show_maps
+from .predict import predict_to_files
+from .report import report as write_html
 
 # %% ../nbs/81_cli.ipynb #c005
 OK, FAILED, MISTYPED, INCOMPLETE, STOPPED = 0, 1, 2, 3, 130   # exit statuses
@@ -56,11 +60,12 @@ def train_category(
     seed:int=0,          # of everything that is drawn
     device=None,         # default: the GPU where there is one
     progress:bool=True,  # show bars
+    **kwargs             # of `DLADetector.fit`: holdout, false_alarm_rate, tile
 )->DLADetector: # saved as out/name.safetensors
     "Train on one category, save the detector, and remove the checkpoint."
     checkpoint = out/f'{category.name}.checkpoint'
     start = time.perf_counter()
-    detector = DLADetector.fit(category, recipe=recipe, seed=seed, device=device, checkpoint=checkpoint, progress=progress)
+    detector = DLADetector.fit(category, recipe=recipe, seed=seed, device=device, checkpoint=checkpoint, progress=progress, **kwargs)
     detector.info['seconds'] = round(time.perf_counter() - start, 1)
     detector.save(out/f'{category.name}.safetensors')
     checkpoint.unlink(missing_ok=True)
@@ -130,17 +135,19 @@ def run_train(args)->int:
     for name, category in categories:
         if category is None: continue
         say(f'{category!r}')
-        work = lambda: train_category(category, recipe, out, args.seed, args.device, not args.quiet)
+        work = lambda: train_category(category, recipe, out, args.seed, args.device, not args.quiet, holdout=args.holdout,
+                                      false_alarm_rate=args.false_alarm_rate, tile=args.tile)
         detector = guarded(name, len(names) == 1, work)
         if detector is None: continue
         say(f'{name}: trained in {detector.info["seconds"]:.0f} s -> {out/name}.safetensors')
+        if detector.threshold: say(f'{name}: threshold {detector.threshold}')
         done += 1
     return OK if done == len(names) else INCOMPLETE
 
 
 def detector_for(category:Category, args, recipe:Recipe)->DLADetector:
-    "The saved detector of a category, or a new one."
-    if not args.model: return train_category(category, recipe, Path(args.out), args.seed, args.device, not args.quiet)
+    "The saved detector of a category, or a new one, trained on all good images as the paper does."
+    if not args.model: return train_category(category, recipe, Path(args.out), args.seed, args.device, not args.quiet, holdout=0)
     path = Path(args.model)
     return DLADetector.load(path/f'{category.name}.safetensors' if path.is_dir() else path, args.device)
 
@@ -171,6 +178,65 @@ def run_demo(args)->int:
     return run_evaluate(args)
 
 # %% ../nbs/81_cli.ipynb #c013
+def run_report(args)->int:
+    "dla-nb report"
+    detector, bad = DLADetector.load(args.model, args.device), []
+    def left_out(path, error): bad.append(path); complain(f'left out: {error}')
+    bar = iter if args.quiet else lambda found: tqdm(found, 'looking', unit=' images')
+    path = write_html(detector, args.path, args.out, args.worst, controls=not args.no_controls, on_bad=left_out, progress=bar)
+    say(f'report: {path}')
+    return INCOMPLETE if bad else OK
+
+
+def report_options(p:argparse.ArgumentParser)->None:
+    "The options of `dla-nb report`."
+    p.add_argument('model', help='a .safetensors file from dla-nb train')
+    p.add_argument('path', help='one category in MVTec layout, whose test folder holds the truth; or any folder of images, or one image')
+    p.add_argument('--out', default='report.html', help='the HTML file to write (default: %(default)s)')
+    p.add_argument('--worst', type=int, default=12, metavar='N', help='show the N images with the highest scores (default: %(default)s)')
+    p.add_argument('--no-controls', action='store_true', help='leave out the two controls')
+    p.add_argument('--device', help='cpu, cuda, cuda:1 (default: the GPU where there is one)')
+    p.add_argument('--quiet', action='store_true', help='no progress bar')
+
+# %% ../nbs/81_cli.ipynb #c015
+def run_predict(args)->int:
+    "dla-nb predict"
+    detector, out = DLADetector.load(args.model, args.device), Path(args.out)
+    if args.false_alarm_rate is not None:
+        if not detector.calibration: raise DataError(f'{args.model} has no held-out scores to choose a rate by; train it with --holdout')
+        detector.calibration = detector.calibration.at(args.false_alarm_rate)
+    if not detector.threshold: complain(f'warning: {args.model} has no threshold: scores only, no labels and no masks')
+    else: say(f'threshold {detector.threshold}')
+    bar = iter if args.quiet else lambda found: tqdm(found, 'looking', unit=' images')
+    n = predict_to_files(detector, args.path, out, args.format, not args.no_overlays, not args.no_masks, args.batch,
+                         lambda path, error: complain(f'skipped: {error}'), bar)
+    labels = f', {n["anomalous"]} anomalous' if detector.threshold else ''
+    say(f'{n["images"]} images{labels}, {n["skipped"]} skipped -> {out/("scores." + args.format)}')
+    return INCOMPLETE if n['skipped'] else OK
+
+
+def predict_options(p:argparse.ArgumentParser)->None:
+    "The options of `dla-nb predict`."
+    p.add_argument('model', help='a .safetensors file from dla-nb train')
+    p.add_argument('path', nargs='+', help='images, and folders that are looked through to the bottom')
+    p.add_argument('--out', default='predictions', help='folder for scores, overlays and masks (default: %(default)s)')
+    p.add_argument('--format', default='csv', choices=['csv', 'jsonl'], help='of the scores (default: %(default)s)')
+    p.add_argument('--no-overlays', action='store_true', help='write no overlays')
+    p.add_argument('--no-masks', action='store_true', help='write no masks')
+    p.add_argument('--false-alarm-rate', type=float, metavar='R', help='share of good images to be called anomalous (default: as trained)')
+    p.add_argument('--batch', type=int, default=16, metavar='N', help='images at a time (default: %(default)s)')
+    p.add_argument('--device', help='cpu, cuda, cuda:1 (default: the GPU where there is one)')
+    p.add_argument('--quiet', action='store_true', help='no progress bar')
+
+
+def train_options(p:argparse.ArgumentParser)->None:
+    "The options that only `dla-nb train` has."
+    p.add_argument('--holdout', type=int, default=5, metavar='N', help='keep one good image of N out of training, to set the threshold by; 0: train on '
+                   'all of them, as evaluate and the paper do, and have no threshold (default: %(default)s)')
+    p.add_argument('--false-alarm-rate', type=float, default=.01, metavar='R', help='share of good images to be called anomalous (default: %(default)s)')
+    p.add_argument('--tile', type=int, metavar='PX', help='look at large images in tiles of so many pixels, at their own resolution')
+
+# %% ../nbs/81_cli.ipynb #c016
 def recipe_of(args)->Recipe:
     "The preset with the changes of `--set`."
     return changed_recipe(preset_recipe(args.preset), args.set)
@@ -193,18 +259,23 @@ def report(results:dict, out:Path)->None:
     say(f'in %; mean image: squared distance to the mean training image; untrained: same scoring, random weights\n'
         f'pictures: {", ".join(str(out/f"{n}.png") for n in results)}\ntable: {out/"results.csv"}')
 
-# %% ../nbs/81_cli.ipynb #c014
+# %% ../nbs/81_cli.ipynb #c017
 def parser()->argparse.ArgumentParser:
     "The options of all commands."
     top = argparse.ArgumentParser('dla-nb', description='Anomaly detection from good images alone, with no pretrained weights.')
     top.add_argument('--version', action='version', version=f'dla-nb {__version__}')
-    commands = top.add_subparsers(dest='command', required=True, metavar='demo | train | evaluate')
+    commands = top.add_subparsers(dest='command', required=True, metavar='demo | train | evaluate | predict | report')
     about = dict(demo='draw the embedded data set, train, print a table, write pictures',
                  train='train on a folder of good images', evaluate='metrics on labelled test images')
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in about.items()}
     for name, p in made.items(): common_options(p, name)
+    train_options(made['train'])
+    text = 'scores, overlays and masks of any number of images'
+    predict_options(commands.add_parser('predict', help=text, description=text))
     made['evaluate'].add_argument('--model', help='a .safetensors file, or a folder of them named by category; default: train first')
     for name in ('evaluate', 'demo'): made[name].add_argument('--no-controls', action='store_true', help='leave out the two controls')
+    text = 'one HTML file about a folder of images: scores, worst images, metrics where the truth is known'
+    report_options(commands.add_parser('report', help=text, description=text))
     return top
 
 
@@ -212,8 +283,8 @@ def common_options(p:argparse.ArgumentParser, name:str)->None:
     "Options that every command has."
     demo = name == 'demo'
     if not demo: p.add_argument('path', help='folder of categories (MVTec layout), one category, or a folder of good images')
-    p.add_argument('--preset', default='demo' if demo else 'quick', choices=list(PRESETS), help='paper: the full recipe, needs a GPU; quick: half the '
-                   'resolution, a CPU will do; demo: smallest (default: %(default)s)')
+    p.add_argument('--preset', default=dict(demo='demo', train='inspect').get(name, 'quick'), choices=list(PRESETS), help='paper: the full recipe, needs a GPU; '
+                   'quick: half the resolution, a CPU will do; inspect: as quick, and the whole image is looked at, not its middle; demo: smallest (default: %(default)s)')
     p.add_argument('--set', nargs='+', default=[], metavar='FIELD=VALUE', help='change fields of the recipe, for example epochs=100')
     p.add_argument('--category', nargs='+', default=[], metavar='NAME', help='only these categories')
     p.add_argument('--out', default='demo' if demo else 'runs', help='folder for models, pictures and results (default: %(default)s)')
@@ -222,7 +293,7 @@ def common_options(p:argparse.ArgumentParser, name:str)->None:
     p.add_argument('--skip-bad', action='store_true', help='go on without files that cannot be used')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
 
-# %% ../nbs/81_cli.ipynb #c015
+# %% ../nbs/81_cli.ipynb #c018
 def main(
     argv:list=None, # default: the process's arguments
 )->int: # exit status
@@ -234,11 +305,11 @@ def main(
         warnings.simplefilter('ignore')
         warnings.simplefilter('always', DataWarning)
         warnings.showwarning = show
-        try: status = dict(train=run_train, evaluate=run_evaluate, demo=run_demo)[args.command](args)
+        try: status = dict(train=run_train, evaluate=run_evaluate, predict=run_predict, demo=run_demo, report=run_report)[args.command](args)
         except (ValueError, OSError, FloatingPointError, RuntimeError) as e:
             complain(f'error: {e}')
             return FAILED
         except KeyboardInterrupt:
-            complain('stopped; the same command goes on from the last checkpoint')
+            complain('stopped; ' + ('what is listed is complete' if args.command == 'predict' else 'the same command goes on from the last checkpoint'))
             return STOPPED
     return INCOMPLETE if status == OK and any(skipped) else status

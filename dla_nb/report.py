@@ -617,6 +617,7 @@ def report_folder(
     progress:Callable=iter,  # wraps the iterator of findings, for a bar
 )->Path: # the file
     "Look at every image of a folder and report."
+    if not Path(folder).is_dir(): raise DataError(f'{folder} is no folder')
     if several_categories(folder): raise DataError(f'{folder} holds several categories; report one of them, a detector knows one')
     bad = []
     def note(path, error): bad.append((path, error)); on_bad and on_bad(path, error)
