@@ -198,6 +198,8 @@ class DLANet(nn.Module):
         x:Tensor, # images, (n,3,h,w) in [0,1]
     )->TrunkState: # to hand to `maps_from`, as often as needed
         "What comes before the first dropout."
+        if x.ndim != 4 or x.shape[1] != 3 or not x.is_floating_point():
+            raise ValueError(f'expected images of shape (n,3,h,w) and a floating-point type in [0,1], found {tuple(x.shape)} {x.dtype}')
         return run_steps(self.steps, TrunkState(self.stem((x - self.mean)/self.std), (), 0), None)
 
     def maps_from(self,

@@ -211,6 +211,9 @@ def difference_map(
     reduce:str='sum',   # over channels: 'sum' or 'mean', see `Recipe.reduce`
 )->Tensor: # (n,h,w), at least 0
     "The squared distance of Eq. 9 and 11 at each position of one stage."
+    if h.shape[1:] != reference.shape[-3:]:
+        raise ValueError(f'maps of shape {tuple(h.shape[1:])} cannot be compared with a mean of shape {tuple(reference.shape)}; '
+                         'images and normal images need one size and one network')
     d = (h - reference).square_()
     return d.mean(1) if reduce == 'mean' else d.sum(1)
 
@@ -369,6 +372,7 @@ def image_score(
     maps:Tensor, # (n,h,w), for example `Scores.total`
 )->Tensor: # (n,)
     "How anomalous each image is: the maximum of its map."
+    if maps.ndim < 2 or 0 in maps.shape[1:]: raise ValueError(f'found maps of shape {tuple(maps.shape)}; expected (n, height, width)')
     return maps.flatten(1).max(1).values
 
 # %% ../nbs/60_scoring.ipynb #c053
