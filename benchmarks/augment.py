@@ -10,7 +10,6 @@ region alone, in NumPy. The images they give are compared first: PIL rounds to 8
 a grey level on average.
 """
 import argparse
-import csv
 import math
 import time
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL import Image
 
 from dla_nb.augment import augment_regions, draw_local, local_augment, random_regions
 from dla_nb.core import Recipe
+from rows import row, show
 
 
 def rotate(region, degrees):
@@ -130,21 +130,22 @@ def main():
     parser.add_argument('--batch', type=int, default=200, help='images')
     parser.add_argument('--repeats', type=int, default=5, help='the shortest counts')
     parser.add_argument('--threads', type=int, default=2, help="torch's threads for the batched version")
-    parser.add_argument('--out', type=Path, help='CSV file to append a row to; without it nothing is written')
+    parser.add_argument('--out', type=Path, help='CSV file to append the rows to; without it nothing is written')
     args = parser.parse_args()
     times, differ = measure(args.size, args.batch, args.repeats, args.threads)
     print(f'{args.batch} images of {args.size} px, {args.threads} threads, shortest of {args.repeats}')
     for name, ms in times.items():
         note = f'{ms/times["batched"]:6.1f} x   differs by {differ[name]:.2f} grey levels' if name in differ else ''
         print(f'{name.replace("_", " "):8} {ms:8.1f} ms {note}')
-    if not args.out: return
-    row = dict(size=args.size, batch=args.batch, threads=args.threads, torch=torch.__version__,
-               **{f'{k}_ms': round(v, 1) for k, v in times.items()}, ratio=round(times['plain']/times['batched'], 2))
-    new = not args.out.exists()
-    with args.out.open('a', newline='') as file:
-        writer = csv.DictWriter(file, row)
-        if new: writer.writeheader()
-        writer.writerow(row)
+    show(rows_of(times, args), args.out)
+
+
+def rows_of(times, args):
+    "The batched version, against each of the others."
+    what = f'{args.batch} images of {args.size} px'
+    return [row('augment', f'local_augment, {what}', times['batched'], 'ms', name.replace('_', ' ') + ', one thread',
+                times[name]/times['batched'], '>= 10' if name == 'plain' and args.size == 224 else '', threads=args.threads)
+            for name in ('plain', 'by_hand')]
 
 
 if __name__ == '__main__': main()

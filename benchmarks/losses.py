@@ -5,7 +5,6 @@ with and without chunks. All versions run in turns in one process, so that their
     python benchmarks/losses.py --out FILE.csv      # and appends its rows
 """
 import argparse
-import csv
 import os
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from torch.nn.functional import normalize
 
 from dla_nb.losses import dense_match, global_loss, neg_cosine
+from rows import row, show
 
 
 def table_loss(p1, z1, p2, z2):
@@ -97,14 +97,6 @@ def rows_of(what, found, ours, **sizes):
         yield dict(what=what, version=name, **sizes, seconds=f'{seconds:.3e}', peak_mib=f'{peak/2**20:.2f}',
                    times_slower=f'{seconds/t:.2f}', times_memory=f'{peak/m:.2f}')
 
-def append_csv(path, rows):
-    "Append rows; a new file gets a header."
-    new = not path.exists() or path.stat().st_size == 0
-    with path.open('a', newline='') as f:
-        writer = csv.DictWriter(f, fieldnames=list(rows[0]))
-        if new: writer.writeheader()
-        writer.writerows(rows)
-
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--batches', type=int, nargs='+', default=[50, 100, 200, 400, 800, 1600, 3200], metavar='B')
@@ -123,15 +115,26 @@ def main():
     machine = torch.cuda.get_device_name(args.device) if args.device.type == 'cuda' else f'cpu, {args.threads} threads'
     print(f'{machine}, torch {torch.__version__}; seconds: fastest of {args.repeats} (double loop: once)')
     print(f'{"what":6}{"version":9}{"batch":>6}{"dim":>6}{"seconds":>11}{"peak MiB":>10}{"x time":>9}{"x memory":>10}')
-    rows = []
+    found = []
     for make in (pairs_rows, match_rows):
-        for row in make(args, args.device):
-            print('{what:6}{version:9}{batch:6}{dim:6}{seconds:>11}{peak_mib:>10}{times_slower:>9}{times_memory:>10}'.format(**row))
-            rows.append(dict(date=time.strftime('%Y-%m-%d'), device=machine, torch=torch.__version__, **row))
-    t = {(r['version'], r['batch']): float(r['seconds']) for r in rows if r['what'] == 'pairs'}
+        for r in make(args, args.device):
+            print('{what:6}{version:9}{batch:6}{dim:6}{seconds:>11}{peak_mib:>10}{times_slower:>9}{times_memory:>10}'.format(**r))
+            found.append(r)
+    t = {(r['version'], r['batch']): float(r['seconds']) for r in found if r['what'] == 'pairs'}
     low, high = min(args.batches), max(args.batches)
     print(f'from batch {low} to {high}, {high/low:g} times as many images: '
           + ', '.join(f'{v} takes {t[v, high]/t[v, low]:.0f} times as long' for v in ('fast', 'table')))
-    if args.out: append_csv(args.out, rows)
+    if args.out: show(list(figures(found, args)), args.out)
+
+def figures(found, args):
+    "Rows of results/benchmarks.csv: our version against each other one, in time and in memory."
+    ours = {(r['what'], r['batch']): r for r in found if r['version'] in ('fast', 'chunk32')}
+    names = dict(table='the B x B table', loop='the double loop')
+    for r in found:
+        mine = ours[r['what'], r['batch']]
+        if r is mine: continue
+        case, against = f"{r['what']}, batch {r['batch']}", names.get(r['version'], r['version'])
+        for name, unit, ratio in (('seconds', 's', 'times_slower'), ('peak_mib', 'MiB', 'times_memory')):
+            yield row('losses', f'{case}, {"time" if unit == "s" else "memory"}', float(mine[name]), unit, against, float(r[ratio]), device=args.device)
 
 if __name__ == '__main__': main()

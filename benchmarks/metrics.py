@@ -1,26 +1,21 @@
 """How fast the exact metrics are: `evaluate` against scikit-learn's AUROC alone and an AUPRO that loops over thresholds.
 
     python benchmarks/metrics.py                              # prints seconds and ratios, about two minutes on two cores
-    python benchmarks/metrics.py --out results/benchmark_metrics.csv  # also appends one row to the file
+    python benchmarks/metrics.py --out results/benchmarks.csv  # also appends the rows to the file
 
 All contenders get the same drawn maps and take turns, `repeats` times; the fastest of each counts. `evaluate` is timed
 as a whole: checks, image AUROC and the labelling of regions included. The loop comes in two forms: regions labelled
 once, beforehand (the kindest), and anew at every threshold (as it is often written).
 """
-import os
-import platform
-from datetime import datetime, timezone
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import pandas as pd
-import sklearn
 from fastcore.script import call_parse
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
 from dla_nb.metrics import evaluate
+from rows import row, show
 
 
 def draw(n, side, seed=0):
@@ -71,21 +66,13 @@ def race(contenders, repeats):
     return seconds, results
 
 
-def machine():
-    "What the row must say about where it was measured."
-    cpu = Path('/proc/cpuinfo')
-    models = [line.split(':')[1].strip() for line in cpu.read_text().splitlines() if 'model name' in line] if cpu.exists() else []
-    return dict(cpu=(models or [platform.machine()])[0], cores=os.cpu_count(), python=platform.python_version(),
-                numpy=np.__version__, sklearn=sklearn.__version__, date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
-
-
 @call_parse
 def main(
     maps:int=160,     # number of maps
     side:int=224,     # pixels per side
     thresholds:int=200, # of the loop
     repeats:int=3,    # turns of each contender
-    out:str='',       # CSV file to append a row to; nothing is written without it
+    out:str='',       # CSV file to append the rows to; nothing is written without it
 ):
     "Time exact metrics against the usual ways, on the same drawn maps."
     scores, masks = draw(maps, side)
@@ -102,8 +89,9 @@ def main(
         print(f'{what:46} {seconds[name]:7.3f} s   evaluate is {seconds[name]/seconds["evaluate"]:5.1f} times as fast')
     print(f'AUROC minus scikit-learn\'s: {exact["pixel_auroc"] - results["sklearn"]:+.1e}; '
           f'AUPRO: exact {exact["aupro"]:.4f}, loop {results["loop"]:.4f}')
-    if out:
-        row = dict(n_maps=maps, side=side, thresholds=thresholds, repeats=repeats, n_defective_pixels=exact['n_defective_pixels'],
-                   n_regions=exact['n_regions'], **{f's_{name}': round(s, 4) for name, s in seconds.items()},
-                   **{f'ratio_{name}': round(s/seconds['evaluate'], 2) for name, s in seconds.items() if name != 'evaluate'}, **machine())
-        pd.DataFrame([row]).to_csv(out, mode='a', header=not Path(out).exists(), index=False)
+    what = f'evaluate, {exact["n_pixels"]/1e6:.1f} M pixels'
+    targets = dict(sklearn='>= 5', loop='>= 10')
+    names = dict(sklearn="scikit-learn's AUROC alone", loop=f'AUPRO at {thresholds} thresholds, regions labelled once',
+                 loop_label_each=f'AUPRO at {thresholds} thresholds, labelled at each')
+    show([row('metrics', what, seconds['evaluate'], 's', name, seconds[key]/seconds['evaluate'], targets.get(key, ''))
+          for key, name in names.items()], out)

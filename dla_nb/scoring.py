@@ -362,10 +362,13 @@ def score_images(
 )->Scores: # float32, small difference maps only; on the CPU unless `keep`
     "Score any number of images."
     device = _place(model, device)
-    stats = stats.to(device)
-    parts = [score_maps(model, stats, x, recipe, amp).apply(Tensor.detach if keep else Tensor.cpu)
-             for x in image_batches(images, recipe, batch_size, device, progress, 'scoring')]
-    return Scores({name: torch.cat([p.stages[name] for p in parts]) for name in parts[0].stages}, recipe, parts[0].scale)
+    stats, stages, done = stats.to(device), {}, 0
+    for x in image_batches(images, recipe, batch_size, device, progress, 'scoring'):
+        for name, maps in score_maps(model, stats, x, recipe, amp).stages.items():
+            if name not in stages: stages[name] = maps.new_empty(len(images), *maps.shape[1:], device=device if keep else 'cpu')
+            stages[name][done:done + len(x)] = maps
+        done += len(x)
+    return Scores(stages, recipe, stats.scale if keep or stats.scale is None else stats.scale.cpu())
 
 
 def image_score(
