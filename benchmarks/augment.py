@@ -8,6 +8,9 @@ shortest of a few repeats counts. The plain version runs as in a worker of a dat
 steps are too small to share). A second plain version, `by hand`, saves what can be saved image by image: it works on the
 region alone, in NumPy. The images they give are compared first: PIL rounds to 8 bits, so they differ by about a tenth of
 a grey level on average.
+
+What bounds the batched version is measured beside it: the numbers that its operations write are counted, and as many are
+written by plain multiplications of tensors of the same size.
 """
 import argparse
 import math
@@ -19,8 +22,9 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dla_nb.augment import augment_regions, draw_local, local_augment, random_regions
+from dla_nb.augment import CPU_PIXELS, augment_regions, draw_local, local_augment, random_regions
 from dla_nb.core import Recipe
 from rows import row, show
 
@@ -100,10 +104,14 @@ def seconds(f, threads):
     return time.perf_counter() - start
 
 
+def recipe_for(size):
+    return Recipe(resize=max(size, 256), size=size, region_min=round(50*size/224), region_max=round(128*size/224))
+
+
 def measure(size, batch, repeats, threads, seed=0):
     "Shortest times in ms, and how far the images differ."
     generator = torch.Generator().manual_seed(seed)
-    recipe = Recipe(resize=max(size, 256), size=size, region_min=round(50*size/224), region_max=round(128*size/224))
+    recipe = recipe_for(size)
     pixels = smooth_images(batch, size, generator)
     x = pixels.float()/255
     images = [Image.fromarray(v.permute(1, 2, 0).numpy()) for v in pixels]
@@ -124,6 +132,28 @@ def measure(size, batch, repeats, threads, seed=0):
     return times, differ
 
 
+class Written(TorchDispatchMode):
+    "Counts the numbers that operations write; views write none."
+    total = 0
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if 'index_put' in func._schema.name: self.total += args[2].numel(); return out
+        given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)}
+        for t in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(t, torch.Tensor) and (func._schema.is_mutable or t.untyped_storage().data_ptr() not in given): self.total += t.numel()
+        return out
+
+
+def bound(size, batch, repeats):
+    "(numbers written, ms that multiplications take to write as many), one thread."
+    x, recipe = torch.rand(batch, 3, size, size), recipe_for(size)
+    with Written() as count: local_augment(x, recipe, torch.Generator().manual_seed(0))
+    torch.set_num_threads(1)
+    a, b, c = torch.rand(3, 3*CPU_PIXELS).unbind()
+    many = 50
+    return count.total, min(seconds(lambda: [torch.mul(a, b, out=c) for _ in range(many)], 1) for _ in range(3*repeats))*1e3*count.total/(many*a.numel())
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
     parser.add_argument('--size', type=int, default=224, help='side of the images, px')
@@ -137,7 +167,10 @@ def main():
     for name, ms in times.items():
         note = f'{ms/times["batched"]:6.1f} x   differs by {differ[name]:.2f} grey levels' if name in differ else ''
         print(f'{name.replace("_", " "):8} {ms:8.1f} ms {note}')
-    show(rows_of(times, args), args.out)
+    written, ms = bound(args.size, args.batch, args.repeats)
+    print(f'{written/1e6:.0f} M numbers are written; multiplications write as many in {ms:.0f} ms on one thread')
+    show(rows_of(times, args) + [row('augment', f'multiplications that write as much as local_augment, {written/1e6:.0f} M numbers', ms, 'ms', 'plain, one thread',
+                                     times['plain']/ms, threads=1)], args.out)
 
 
 def rows_of(times, args):
