@@ -323,7 +323,7 @@ def page_links(
     "Links to other notebooks, to pages and to files of the repository."
     def link(m):
         head, address, anchor = m[1], m[2], m[3] or ''
-        if re.match(r'[a-z]+:|#|/', address): return m.group()
+        if not address or re.match(r'[a-z]+:|/', address): return m.group()
         stem, dot, kind = address.removeprefix('./').removeprefix('nbs/').rpartition('.')
         if kind in ('ipynb', 'html') and stem in index.pages:
             place = place_on(index.pages[stem], anchor, index)

@@ -48,6 +48,10 @@ FACTS = """() => {
     maths: document.querySelectorAll('.math').length,
     typeset: document.querySelectorAll('.math mjx-container').length,
     errors: [...document.querySelectorAll('mjx-merror, [data-mjx-error]')].map(e => e.textContent.slice(0, 80)),
+    raw: [...article.querySelectorAll('p, li, td, dd')].filter(e => !e.querySelector('pre, code') && /\\|\\s*-{3,}|\\\\tag\\{|^:{3,}|\\{#[\\w-]+\\}|\\$\\$/.test(e.innerText)
+            && !e.querySelector('mjx-container')).map(e => e.innerText.slice(0, 60)),
+    formulas: [...document.querySelectorAll('div.math')].map(e => e.id || e.querySelector('[id]')?.id || e.closest('[id]').id),
+    described: document.querySelectorAll('dl.py > dt').length,
     wide: document.documentElement.scrollWidth > innerWidth ? document.documentElement.scrollWidth : 0,
     overflow: overflow.slice(0, 3).map(e => e.tagName + '.' + e.className),
     headings: document.querySelectorAll('h1').length,
@@ -134,6 +138,7 @@ def test_page(page, base: str, folder: Path, name: str, results: Results) -> dic
     check(not facts['noAlt'], f'{name}: pictures have alternative text', f'{len(facts["noAlt"])} without: {facts["noAlt"]}')
     check(facts['typeset'] >= facts['maths'] and not facts['errors'], f'{name}: maths is typeset',
           f'{facts["typeset"]} of {facts["maths"]}, errors {facts["errors"]}')
+    check(not facts['raw'], f'{name}: no markup is left as text', facts['raw'])
     check(seen['bytes'] < LIMIT, f'{name}: page weight', f'{seen["bytes"]/1e6:.2f} MB')
     return facts
 
@@ -167,6 +172,46 @@ def test_links(facts: dict, base: str, folder: Path, results: Results):
             if not (folder/target).is_file(): dead.add(target)
             elif anchor and target in facts and unquote(anchor) not in facts[target]['ids']: dead.add(f'{target}#{anchor}')
         results.check(not dead, f'{name}: every internal link leads somewhere', sorted(dead))
+
+
+def exported(root: Path) -> dict:
+    "Module -> names that it exports, as its file says."
+    import ast
+    found = {}
+    for path in sorted((root/'dla_nb').glob('[a-z]*.py')):
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__': found[path.stem] = ast.literal_eval(node.value)
+    return found
+
+
+def test_reference(facts: dict, root: Path, results: Results):
+    "Every exported module has its page of reference, with every public name on it."
+    for module, names in exported(root).items():
+        page = facts.get(f'api/{module}.html')
+        results.check(page is not None, f'api/{module}.html is there', 'dla_nb has the module, the site does not')
+        if page is None: continue
+        lost = [n for n in names if n[0] != '_' and f'dla_nb.{module}.{n}' not in page['ids']]
+        results.check(not lost and page['described'] >= len(names), f'api/{module}.html describes every public name', f'not there: {lost}')
+
+
+def test_equations(context, base: str, facts: dict, results: Results):
+    "All equations of the paper: the formula, the function and the test, each one click from the table of the method's page."
+    page = context.new_page()
+    settle(page, base + 'method.html')
+    table = page.evaluate("""() => Object.fromEntries([...document.querySelectorAll('table tr')].map(r => [...r.cells].map(c => c.querySelector('a')?.href))
+        .map((links, i, all) => [i, links]).filter(([, links]) => links[0] && links.length > 3).map(([, l], n) => [n + 1, [l[0], l[2], l[3]]]))""")
+    for n in range(1, 15):
+        wrong = []
+        for kind, link in zip(('formula', 'code', 'test'), table.get(str(n)) or [None]*3):
+            url, anchor = urldefrag(link or '')
+            there = facts.get(unquote(urlparse(url).path.lstrip('/')), {})
+            found = there.get('formulas' if kind == 'formula' else 'ids', [])
+            if unquote(anchor) not in found or kind == 'formula' and not anchor.endswith(f'eq-{n}'): wrong.append(f'{kind}: {link}')
+        results.check(not wrong, f'Eq. {n}: one click to the formula, the code and the test', wrong)
+    page.click("a[href$='#losses-test-eq-14']")
+    page.wait_for_url('**/losses.html#losses-test-eq-14')
+    results.check(page.evaluate("document.getElementById('losses-test-eq-14').getBoundingClientRect().top") < DESKTOP['height'], 'a click on a test of the table shows it', page.url)
+    page.close()
 
 
 def test_search(context, base: str, results: Results, word: str = 'dense_loss'):
@@ -215,6 +260,8 @@ def test_site(folder: Path, shots: Path, only: str) -> Results:
             if n in read and only in n: test_looks(page, n, results, shots)
             page.close()
         test_links(facts, base, folder, results)
+        test_reference(facts, ROOT, results)
+        test_equations(context, base, facts, results)
         test_search(context, base, results)
         clicked = test_one_click(context, base, {n: facts[n] for n in read}, results)
         browser.close()
