@@ -180,8 +180,9 @@ def table_cells(
     values = chosen[['row', 'category', 'seed']].assign(value=chosen[metric].astype(float)).dropna()
     common, paper = common_categories(chosen, metric), paper_numbers() if metric == 'pixel_auroc' else pd.DataFrame()
     mine = [c for c in sorted(set(chosen.category)) if c not in GROUPS['total']]
-    places = [(c, 'category', [c]) for c in (*GROUPS['total'], *mine)] + [(g, 'all', list(names)) for g, names in GROUPS.items()]
-    places += [(g, 'measured', [c for c in common if c in names or c in mine and g == 'total']) for g, names in GROUPS.items()]
+    groups = dict(total=()) if mine and set(mine) == set(chosen.category) else GROUPS     # other data: no place for the paper's
+    places = [(c, 'category', [c]) for c in (*groups['total'], *mine)] + [(g, 'all', list(names)) for g, names in groups.items() if names]
+    places += [(g, 'measured', [c for c in common if c in names or c in mine and g == 'total']) for g, names in groups.items()]
     cells = [dict(where=where, over=over, row=row, paper=_paper(paper, row, where, over, names), **cell(values[values['row'] == row], names))
              for where, over, names in places for row in rows]
     cells = pd.DataFrame(cells)
@@ -284,7 +285,7 @@ def table2(
 )->pd.DataFrame: # a line a row; columns (place, what): the paper's averages, those of what was measured, measured categories
     "Table 2: what each part of the loss adds, and the controls."
     table = measured_table('Table 2', [*TABLE_ROWS, *CONTROLS], results, recipe, **kwargs)
-    flat = pd.concat([table.loc[[over]] for over in ('all', 'measured', 'category')])
+    flat = table.loc[sorted(table.index, key=lambda place: ('all', 'measured', 'category').index(place[0]))]   # stable
     flat.index = [f'measured {where}' if over == 'measured' else where for over, where in flat.index]
     ours = flat.xs('ours', axis=1, level=1).notna().any(axis=1)
     places = [place for place in flat.index if place in GROUPS or ours[place]]
@@ -317,10 +318,10 @@ def worded(
     bare, words = table.attrs.get('bare', ()), {}
     for name in dict.fromkeys(table.columns.get_level_values(0)):
         part = table[name]
-        if 'paper' in part: words[name, 'paper'] = [number(v, '{:.1f}') for v in part['paper']]
+        if 'paper' in part and part['paper'].notna().any(): words[name, 'paper'] = [number(v, '{:.1f}') for v in part['paper']]
         stars = [name in bare or isinstance(where, tuple) and where[1] in bare for where in table.index]
         if 'ours' in part: words[name, 'ours'] = [cell_text(cell, star) for (_, cell), star in zip(part.iterrows(), stars)]
-        if 'gap' in part: words[name, 'gap'] = [number(v, '{:+.1f}') for v in part['gap']]
+        if 'gap' in part and (name, 'paper') in words: words[name, 'gap'] = [number(v, '{:+.1f}') for v in part['gap']]
     return pd.DataFrame(words, index=[where_text(w, table.attrs.get('common', ())) for w in table.index])
 
 
@@ -341,7 +342,7 @@ def table_text(
     "Caption and table in words; numbers in brackets are seeds."
     return table.attrs['caption'] + '\n' + worded(table).to_string()
 
-# %% ../nbs/83_tables.ipynb #c034
+# %% ../nbs/83_tables.ipynb #c035
 def reading_effects(
     results='results',        # folder with runs.csv and recipes/
     recipe='paper',           # the default readings, see `table_recipe`
@@ -363,7 +364,7 @@ def reading_effects(
             if not len(both): lines.append(dict(point=point, reading=reading, row=rows[0], seeds=0))
     return pd.DataFrame(lines)
 
-# %% ../nbs/83_tables.ipynb #c037
+# %% ../nbs/83_tables.ipynb #c038
 #: What tables can be about, the best first: name -> (recipe, fields that may differ between categories).
 SCALES = {
     'the recipe of the paper': (Recipe(), ()),
