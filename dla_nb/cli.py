@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['OK', 'FAILED', 'MISTYPED', 'INCOMPLETE', 'TIME_UP', 'STOPPED', 'say', 'complain', 'changed_recipe', 'train_category',
            'evaluate_category', 'save_picture', 'guarded', 'load_all', 'run_train', 'detector_for', 'run_evaluate',
-           'run_demo', 'run_report', 'report_options', 'run_predict', 'predict_options', 'train_options', 'recipe_of',
-           'write_results', 'report', 'sweep_options', 'run_sweep', 'tables_options', 'run_tables', 'parser',
-           'common_options', 'main']
+           'run_demo', 'run_report', 'report_options', 'run_export', 'export_options', 'run_predict', 'predict_options',
+           'train_options', 'recipe_of', 'write_results', 'report', 'sweep_options', 'run_sweep', 'tables_options',
+           'run_tables', 'parser', 'common_options', 'main']
 
 # %% ../nbs/81_cli.ipynb #c002
 import argparse
@@ -202,6 +202,24 @@ def report_options(p:argparse.ArgumentParser)->None:
     p.add_argument('--quiet', action='store_true', help='no progress bar')
 
 # %% ../nbs/81_cli.ipynb #c015
+def run_export(args)->int:
+    "dla-nb export"
+    try: from dla_nb.export import export_onnx
+    except ImportError as error: raise ValueError(str(error)) from None
+    detector = DLADetector.load(args.model, 'cpu')
+    path = export_onnx(detector, args.out or Path(args.model).with_suffix('.onnx'), uncertainty=not args.no_uncertainty)
+    verdict = 'with its threshold' if detector.calibration and not args.no_uncertainty else 'without a threshold'
+    say(f'exported: {path} ({path.stat().st_size/1e6:.1f} MB), {verdict}')
+    return OK
+
+
+def export_options(p:argparse.ArgumentParser)->None:
+    "The options of `dla-nb export`."
+    p.add_argument('model', help='a .safetensors file from dla-nb train')
+    p.add_argument('out', nargs='?', help='the ONNX file to write (default: beside the model)')
+    p.add_argument('--no-uncertainty', action='store_true', help='one pass and the regression error alone: faster, other scores, no threshold')
+
+# %% ../nbs/81_cli.ipynb #c017
 def run_predict(args)->int:
     "dla-nb predict"
     detector, out = DLADetector.load(args.model, args.device), Path(args.out)
@@ -239,7 +257,7 @@ def train_options(p:argparse.ArgumentParser)->None:
     p.add_argument('--false-alarm-rate', type=float, default=.01, metavar='R', help='share of good images to be called anomalous (default: %(default)s)')
     p.add_argument('--tile', type=int, metavar='PX', help='look at large images in tiles of so many pixels, at their own resolution')
 
-# %% ../nbs/81_cli.ipynb #c016
+# %% ../nbs/81_cli.ipynb #c018
 def recipe_of(args)->Recipe:
     "The preset with the changes of `--set`."
     return changed_recipe(preset_recipe(args.preset), args.set)
@@ -262,7 +280,7 @@ def report(results:dict, out:Path)->None:
     say(f'in %; mean image: squared distance to the mean training image; untrained: same scoring, random weights\n'
         f'pictures: {", ".join(str(out/f"{n}.png") for n in results)}\ntable: {out/"results.csv"}')
 
-# %% ../nbs/81_cli.ipynb #c017
+# %% ../nbs/81_cli.ipynb #c019
 def sweep_options(p:argparse.ArgumentParser)->None:
     "The options of `dla-nb sweep`."
     p.add_argument('--grid', nargs='+', default=['table1'], metavar='NAME', help=f'{", ".join(GRIDS)}, or names of open points such as features (default: table1)')
@@ -322,12 +340,12 @@ def run_tables(args)->int:
     say('measured recipes, for --recipe:\n' + known.to_string(index=False) if len(known) else f'{args.results} has no results yet')
     return OK
 
-# %% ../nbs/81_cli.ipynb #c018
+# %% ../nbs/81_cli.ipynb #c020
 def parser()->argparse.ArgumentParser:
     "The options of all commands."
     top = argparse.ArgumentParser('dla-nb', description='Anomaly detection from good images alone, with no pretrained weights.')
     top.add_argument('--version', action='version', version=f'dla-nb {__version__}')
-    commands = top.add_subparsers(dest='command', required=True, metavar='demo | train | evaluate | predict | report | sweep | tables')
+    commands = top.add_subparsers(dest='command', required=True, metavar='demo | train | evaluate | predict | report | export | sweep | tables')
     about = dict(demo='draw the embedded data set, train, print a table, write pictures',
                  train='train on a folder of good images', evaluate='metrics on labelled test images')
     made = {name: commands.add_parser(name, help=text, description=text) for name, text in about.items()}
@@ -339,6 +357,8 @@ def parser()->argparse.ArgumentParser:
     for name in ('evaluate', 'demo'): made[name].add_argument('--no-controls', action='store_true', help='leave out the two controls')
     text = 'one HTML file about a folder of images: scores, worst images, metrics where the truth is known'
     report_options(commands.add_parser('report', help=text, description=text))
+    text = 'a model as one ONNX file, for programs without torch'
+    export_options(commands.add_parser('export', help=text, description=text))
     text = 'measure the pending runs of Tables 1-3 or of the open points; the same command goes on where it stopped'
     sweep_options(commands.add_parser('sweep', help=text, description=text))
     text = "Tables 1-3 from the results, beside the paper's numbers"
@@ -360,7 +380,7 @@ def common_options(p:argparse.ArgumentParser, name:str)->None:
     p.add_argument('--skip-bad', action='store_true', help='go on without files that cannot be used')
     p.add_argument('--quiet', action='store_true', help='no progress bars')
 
-# %% ../nbs/81_cli.ipynb #c019
+# %% ../nbs/81_cli.ipynb #c021
 def main(
     argv:list=None, # default: the process's arguments
 )->int: # exit status
@@ -372,7 +392,7 @@ def main(
         warnings.simplefilter('ignore')
         warnings.simplefilter('always', DataWarning)
         warnings.showwarning = show
-        try: status = dict(train=run_train, evaluate=run_evaluate, predict=run_predict, demo=run_demo, report=run_report,
+        try: status = dict(train=run_train, evaluate=run_evaluate, predict=run_predict, demo=run_demo, report=run_report, export=run_export,
                            sweep=run_sweep, tables=run_tables)[args.command](args)
         except (ValueError, OSError, FloatingPointError, RuntimeError) as e:
             complain(f'error: {e}')
