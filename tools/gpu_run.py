@@ -30,7 +30,6 @@ import sys
 import tempfile
 import time
 import traceback
-import types
 import zipfile
 from pathlib import Path
 
@@ -47,7 +46,8 @@ LOADED = '''
 import sys, importlib.metadata as m
 import dla_nb.sweeps, hypothesis, sklearn.metrics, sortedcontainers
 known = m.packages_distributions()
-print('\\n'.join(sorted({f'{d}=={m.version(d)}' for name in list(sys.modules) for d in known.get(name.split('.')[0], ())})))
+loaded = {d for name in {name.split('.')[0] for name in sys.modules} for d in known.get(name, ())}
+print('\\n'.join(sorted(f'{d}=={m.version(d)}' for d in loaded)))
 '''
 
 
@@ -107,17 +107,16 @@ def install(kit: Path) -> None:
     importlib.invalidate_caches()
 
 # -------------------------------------------------------------------------------------------------------------- notebooks
+#: Lines that only a notebook server needs, which the GPU's machine has not.
+SERVER = ('from IPython', 'from matplotlib_inline', 'set_matplotlib_formats')
+
+
 def run_notebook(path: Path, cuda: bool) -> None:
     "All code cells but those marked data or slow, in one namespace."
-    for name in ('IPython', 'IPython.display', 'matplotlib_inline', 'matplotlib_inline.backend_inline'):
-        if importlib.util.find_spec(name.split('.')[0]) is None: sys.modules[name] = types.ModuleType(name)
-    for name, value in (('Markdown', str), ('display', print)): vars(sys.modules.get('IPython.display', types.SimpleNamespace())).setdefault(name, value)
-    inline = sys.modules.get('matplotlib_inline.backend_inline')
-    if inline: inline.set_matplotlib_formats = lambda *a, **k: None
     os.chdir(path.parent)
-    space = {'__name__': '__main__'}
+    space = dict(__name__='__main__', Markdown=str, display=print)
     for i, cell in enumerate(json.loads(path.read_text())['cells']):
-        text = ''.join(cell['source'])
+        text = ''.join(line for line in cell['source'] if not line.startswith(SERVER))
         marks = {line[2:].strip() for line in text.splitlines() if line.startswith('#|')}
         if cell['cell_type'] != 'code' or marks & {'data', 'slow', 'eval: false'} or not cuda and 'cuda' in marks: continue
         name = f'<{path.stem}, cell {i}>'
