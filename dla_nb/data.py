@@ -156,8 +156,9 @@ def center_crop(
     size:int,                  # side of the crop, px; at most h and w
 )->np.ndarray|torch.Tensor:    # (...,size,size), a view of x
     "The middle of the last two dimensions."
+    if x.ndim < 2: raise DataError(f'cannot crop an array of shape {tuple(x.shape)}; expected (..., height, width)')
     h, w = x.shape[-2:]
-    if size > min(h, w): raise DataError(f'cannot crop {size} x {size} px out of {h} x {w}; lower size or raise resize')
+    if not 0 < size <= min(h, w): raise DataError(f'cannot crop {size} x {size} px out of {h} x {w}; lower size or raise resize')
     top, left = (h-size)//2, (w-size)//2
     return x[..., top:top+size, left:left+size]
 
