@@ -1,4 +1,4 @@
-"""All tests: every notebook, the export, the clean state, the README and the wheel.
+"""All tests: every notebook, the export, the clean state, the README, the wheel, ONNX without torch and the GPU script.
 
     python tools/test.py              everything
     python tools/test.py 40 losses    the notebooks whose name contains 40 or losses
@@ -112,6 +112,16 @@ def test_wheel() -> tuple:
         return ok and all(word in out for word in ('pixel AUROC', 'untrained', 'mean image')), out
 
 
+def test_onnx() -> tuple:
+    "Does an exported model score the same in an environment without torch?"
+    return run(sys.executable, ROOT/'tools'/'onnx_test.py')
+
+
+def test_gpu_call() -> tuple:
+    "Does the script for the GPU run from end to end, on a CPU with tiny sizes?"
+    return run(sys.executable, '-W', 'ignore', ROOT/'tools'/'gpu_run.py', '--dry', env=dict(os.environ, OMP_NUM_THREADS='1'))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*'), parser.add_argument('--slow', action='store_true')
@@ -123,7 +133,7 @@ def main() -> int:
     threads = max(1, (os.cpu_count() or 1)//args.workers)
     tests = [(f'nbs/{p.relative_to(ROOT/"nbs")}', lambda p=p: test_notebook(p, flags, threads)) for p in wanted]
     if not args.names:
-        tests += [('export in sync', test_export), ('notebooks clean', test_clean), ('README matches index', test_readme)]
+        tests += [('ONNX model without torch', test_onnx), ('GPU script on a CPU', test_gpu_call), ('export in sync', test_export), ('notebooks clean', test_clean), ('README matches index', test_readme)]
         if not args.no_wheel: tests.insert(0, ('wheel in an empty environment', test_wheel))   # the longest first
     failed = 0
     def timed(test):
