@@ -25,6 +25,7 @@ import json
 import linecache
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -138,14 +139,16 @@ def cells(run) -> None:
 
 # ------------------------------------------------------------------------------------------------------------------ speed
 def rates(run) -> None:
-    "Step 2: step, bare network and plain version; compiling last, since it starts slowly."
+    "Step 2: step, bare network and plain version. Compiling comes last and once, since it starts slowly."
     import training as bench
-    images, found = bench.noise_images(run.batch, run.recipe.resize), {}
-    for speed in bench.SPEEDS if not run.dry else bench.SPEEDS[:3]:
-        try: found |= bench.rates(images, run.recipe, run.device, [speed], *run.steps)
-        except Exception: traceback.print_exc(); continue
+    images, found, (steps, warm, turns) = bench.noise_images(run.batch, run.recipe.resize), {}, run.steps
+    for speed in bench.SPEEDS:
+        if speed.compile:
+            run.rows(bench.plain_rows(found, run.recipe, images, run.device, run.workers, max(1, steps//6)))
+            if run.dry or run.left < .6*run.seconds: break
+        try: found |= bench.rates(images, run.recipe, run.device, [speed], steps, warm, 1 if speed.compile else turns)
+        except Exception: traceback.print_exc()
     run.rows(bench.network_rows(found, run.recipe, run.batch, run.device))
-    run.rows(bench.plain_rows(found, run.recipe, images, run.device, run.workers, max(1, run.steps[0]//6)))
 
 
 def category(run) -> None:
@@ -175,63 +178,75 @@ def ablation(run) -> None:
     run.sweep(run.grid([r for r in reversed(TABLE_ROWS) if r != 'DLA'], [0, 1, 2]), 1.)
 
 
+def in_float32(run, one) -> float:
+    "Pixel AUROC of a run that is trained again, without bfloat16."
+    from dla_nb.data import load_category
+    from dla_nb.experiments import score_run, train_run
+    from dla_nb.training import Speed, default_speed
+    data, fast = load_category(run.source, one.category, one.recipe, progress=False), default_speed()
+    default_speed(Speed())
+    try: model, spent = train_run(one.recipe, one.seed, data, run.device)
+    finally: default_speed(fast)
+    return score_run(one, model, data, spent, run.device)['pixel_auroc']
+
+
 def bf16(run) -> None:
     "Step 5: the same seeds in float32, beside their rows of step 4."
-    import pandas as pd
-    from dla_nb.data import load_category
-    from dla_nb.experiments import read_rows, score_run, train_run
-    from dla_nb.training import Speed, default_speed
-    rows, found = read_rows(run.results/'runs.csv'), []
-    fast, deadline = default_speed(), time.time() + .5*run.left
+    from dla_nb.experiments import read_rows
+    rows, found, deadline = read_rows(run.results/'runs.csv'), {}, time.time() + .5*run.left
     for one in sorted(run.grid(['DLA'], [0, 1, 2]), key=lambda r: r.category):
         have = rows[(rows.id == one.id) & rows.device.astype(str).str.contains('bf16')] if len(rows) else rows
         if not len(have) or time.time() > deadline: continue
-        data = load_category(run.source, one.category, one.recipe, progress=False)
-        default_speed(Speed())
-        try: row = score_run(one, *(lambda m, s: (m, data, s))(*train_run(one.recipe, one.seed, data, run.device)), run.device)
-        finally: default_speed(fast)
-        found.append((one.category, one.seed, have.pixel_auroc.iloc[0], row['pixel_auroc']))
-        run.rows([run.row('bf16', f'{one.category}, seed {one.seed}: pixel AUROC minus that of float32', found[-1][2] - found[-1][3], 'points',
-                          f'float32: {found[-1][3]:.2f}', device=run.device)])
-    t = pd.DataFrame(found, columns=['category', 'seed', 'bf16', 'float32'])
-    for name, g in t.groupby('category'):
-        if len(g) < 2: continue
-        moved = abs((g.bf16 - g.float32).mean())/max(g.float32.std(), 1e-9)
-        run.rows([run.row('bf16', f'{name}: mean difference over {len(g)} seeds, in standard deviations over seeds', moved, '', target='<= 1',
-                          device=run.device)])
+        pair = have.pixel_auroc.iloc[0], in_float32(run, one)
+        found.setdefault(one.category, []).append(pair)
+        run.rows([run.row('bf16', f'{one.category}, seed {one.seed}: pixel AUROC minus that of float32', pair[0] - pair[1], 'points',
+                          f'float32: {pair[1]:.2f}', device=run.device)])
+    for name, pairs in found.items():
+        if len(pairs) < 2: continue
+        moved = abs(statistics.mean(a - b for a, b in pairs))/max(statistics.stdev(b for _, b in pairs), 1e-9)
+        run.rows([run.row('bf16', f'{name}: mean difference over {len(pairs)} seeds, in standard deviations over seeds', moved, '',
+                          target='<= 1', device=run.device)])
 
 # -------------------------------------------------------------------------------------------------------------- the call
+def toy_images(work: Path) -> Path:
+    "A drawn category, for a dry run."
+    from dla_nb.toy import make_toy
+    return make_toy(work/'toy', categories=('gear',), n_train=10, n_good=2, n_defect=1, size=40)
+
+
+def real_images(kit: Path, work: Path) -> Path:
+    "The images of the kit; else where MVTec AD is."
+    archives = sorted((kit/'data').glob('*/*.zip'))
+    for path in archives: unpack(path, work/path.parent.name/path.stem)
+    if archives: return work/archives[0].parent.name
+    from dla_nb.core import mvtec_path
+    return mvtec_path() or sys.exit(f'no images: neither in {kit}/data nor at DLA_DATA')
+
+
+def sizes(dry: bool) -> dict:
+    "Recipe, batch, workers, (steps, steps to warm up, turns) and notebooks."
+    from dla_nb.core import Recipe
+    if not dry: return dict(recipe=Recipe(), batch=200, workers=16, steps=(18, 4, 2),
+                            notebooks=['00_core', '20_augment', '40_losses', '50_training', '60_scoring', '61_metrics'])
+    tiny = Recipe(backbone='tiny', proj_dim=16, pred_hidden=8, resize=36, size=32, region_min=8, region_max=18, epochs=2, batch_size=8, n_passes=2)
+    return dict(recipe=tiny, batch=8, workers=0, steps=(2, 1, 1), notebooks=['00_core'])
+
+
 class GpuRun:
-    "What the steps share."
+    "What the steps share: sizes, images, results so far, and the folder that comes back."
     def __init__(self, out: Path, device: str, seconds: float, dry: bool, kit: Path):
         from rows import row, show
-        from dla_nb.core import Recipe
-        self.out, self.device, self.dry, self.row, self._show, self.end = Path(out), device, dry, row, show, time.time() + seconds
-        self.work, self.seconds = Path(tempfile.mkdtemp()), seconds
+        self.out, self.device, self.dry, self.seconds, self.end = Path(out), device, dry, seconds, time.time() + seconds
+        self.row, self._show, self.work = row, show, Path(tempfile.mkdtemp())
+        vars(self).update(sizes(dry))
         os.environ['DLA_CACHE'] = str(self.work/'cache')
-        self.out.mkdir(parents=True, exist_ok=True)
-        tiny = Recipe(backbone='tiny', proj_dim=16, pred_hidden=8, resize=36, size=32, region_min=8, region_max=18, epochs=2, batch_size=8, n_passes=2)
-        self.recipe, self.batch, self.workers, self.steps = (tiny, 8, 0, (2, 1, 1)) if dry else (Recipe(), 200, 16, (20, 4, 2))
-        self.notebooks = ['00_core'] if dry else ['00_core', '20_augment', '40_losses', '50_training', '60_scoring', '61_metrics']
-        self.source = self.toy() if dry else self.images(kit)
-        self.results = self.work/'results'
-        shutil.copytree(ROOT/'results', self.results, ignore=shutil.ignore_patterns('*.lock', '.sweep')) if not dry else self.results.mkdir()
-        self.known = (self.results/'runs.csv').read_text().splitlines() if (self.results/'runs.csv').exists() else []
+        self.source, self.results = toy_images(self.work) if dry else real_images(kit, self.work), self.work/'results'
+        for folder in (self.out, self.results): folder.mkdir(parents=True, exist_ok=True)
+        if not dry: shutil.copytree(ROOT/'results', self.results, ignore=shutil.ignore_patterns('*.lock', '.sweep'), dirs_exist_ok=True)
+        self.known = set(self.lines())
 
     @property
     def left(self) -> float: return self.end - time.time()
-
-    def toy(self) -> Path:
-        from dla_nb.toy import make_toy
-        return make_toy(self.work/'toy', categories=('gear',), n_train=10, n_good=2, n_defect=1, size=40)
-
-    def images(self, kit: Path) -> Path:
-        "The images of the kit; else where MVTec AD is."
-        archives = sorted((kit/'data').glob('*/*.zip'))
-        for path in archives: unpack(path, self.work/path.parent.name/path.stem)
-        if archives: return self.work/archives[0].parent.name
-        from dla_nb.core import mvtec_path
-        return mvtec_path() or sys.exit(f'no images: neither in {kit}/data nor at DLA_DATA')
 
     def rows(self, rows: list) -> None: self._show(rows, self.out/'benchmarks.csv')
 
@@ -242,20 +257,17 @@ class GpuRun:
     def sweep(self, runs: list, share: float) -> None:
         "Measure what is pending, within a share of the time that is left; rows go out one by one."
         from dla_nb.sweeps import sweep
-        print(sweep(runs, self.source, self.results, time_budget=share*self.left, device=self.device, checkpoint_seconds=None, say=self.say))
-        self.export()
+        self.say(sweep(runs, self.source, self.results, time_budget=share*self.left, device=self.device, checkpoint_seconds=None, say=self.say))
 
-    def say(self, line: str) -> None:
+    def say(self, line) -> None:
+        "Print a line of progress, and send out what is new: rows, and all recipes in one file."
         print(line, flush=True)
-        self.export()
-
-    def export(self) -> None:
-        "New rows, and the recipes in one file, to the folder that comes back."
-        lines = (self.results/'runs.csv').read_text().splitlines() if (self.results/'runs.csv').exists() else []
-        new = [line for line in lines if line not in set(self.known)]
-        (self.out/'runs.csv').write_text('\n'.join(lines[:1] + [n for n in new if n != lines[0]]) + '\n' if lines else '')
+        lines = self.lines()
+        (self.out/'runs.csv').write_text('\n'.join(lines[:1] + [n for n in lines[1:] if n not in self.known] + ['']))
         (self.out/'recipes.jsonl').write_text(''.join(p.read_text() for p in sorted((self.results/'recipes').glob('*.json'))))
         if (self.results/'failures.csv').exists(): shutil.copy(self.results/'failures.csv', self.out)
+
+    def lines(self) -> list: return path.read_text().splitlines() if (path := self.results/'runs.csv').exists() else []
 
 
 STEPS = dict(cells=cells, rates=rates, category=category, table=table, bf16=bf16, ablation=ablation)
