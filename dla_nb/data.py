@@ -79,6 +79,7 @@ def _checked(file)->Image.Image:
 def _decode(path, convert:Callable, shown:str=None):
     "`convert` of the first frame, turned as its EXIF says; whatever fails is a `DataError` that names the file."
     try:
+        if os.path.exists(path) and not os.path.isfile(path): raise ValueError('it is a folder, a pipe or a device') # a pipe would block
         with open(path, 'rb') as file, _checked(file) as image: # by name, Pillow maps turned grey TIFFs wrongly
             image.load()
             upright = ImageOps.exif_transpose(image)
