@@ -6,6 +6,7 @@ normal statistics. Rows are appended and what is there is not measured again:
 - results/tuning.csv: a network under a scoring reading: pixel AUROC on held-out images with four kinds of made-up damage, and beside
   it, chosen by nothing, on the test images;
 - results/dynamics.csv: what happens to the features while a network trains;
+- results/gains.csv: how much of the differences is one factor an image;
 - results/histograms.csv: scores of good and defective test pixels.
 
 `--checkpoint FILE` scores a network of tools/cpu_runs.py that was kept with --keep. It has seen the held-out images in training."""
@@ -153,6 +154,21 @@ class Study:
                        uneven=energy.flatten().quantile(.99)/energy.median(), follows_energy=spearmanr(distance.flatten(), energy.flatten())[0])
         return {f'{k}_{name}': float(f'{float(v):.5g}') for k, v in numbers.items()}
 
+    def gain(self, model, steps):
+        "A row of gains.csv: how much of a good image's difference from the mean map is one factor on the whole image."
+        if self.done('gains', steps): return
+        normal, held, test = (self.maps(model, x) for x in (self.kept, self.held, self.category.test))
+        row, plain, level = dict(id=self.id(steps), **self.key, steps=steps, pairs=self.recipe.pairs), [], []
+        for name, a, b, t in zip(STAGES, normal, held, test):
+            mean = a.mean(0)
+            factor = lambda h: ((h*mean).flatten(1).sum(1)/mean.square().sum())[:, None, None, None]
+            residual, left = b - mean, b - factor(b)*mean
+            row[f'explained_{name}'] = round(float(1 - left.square().sum()/residual.square().sum()), 4)
+            row[f'factor_sd_{name}'] = round(float(factor(b).std()), 4)
+            for maps, h in ((plain, t), (level, t/factor(t))): maps.append(upsample((h - mean).square().sum(1), self.recipe.size))
+        row |= dict(raw_test=percent(auroc(sum(plain)/3, self.masks)), raw_without_factor_test=percent(auroc(sum(level)/3, self.masks)))
+        self.append('gains', row)
+
     def histogram(self, model, steps, bins=np.linspace(-2, 3, 51)):
         "Rows of histograms.csv: shares of pixels per bin of log10(score / median score of good test pixels)."
         for features in ('raw', 'unit'):
@@ -189,6 +205,7 @@ def measure_network(category: str, network: str, thorough: bool, epochs: int | N
         model, steps = train(learn, checkpoint).model, len(learn.dls.train)*recipe.epochs
         checkpoint.unlink(missing_ok=True)
     model.__dict__.pop('forward', None)
+    study.gain(model, steps)
     study.readings(model, steps, wanted)
     if network in ('untrained', 'DLA'):
         study.histogram(model, steps)
@@ -199,7 +216,7 @@ def measure_network(category: str, network: str, thorough: bool, epochs: int | N
     print(category, study.network, 'done', flush=True)
 
 
-def measure_checkpoint(category: str, path: Path, thorough: bool) -> None:
+def measure_checkpoint(category: str, path: Path, thorough: bool, gain_only: bool = False) -> None:
     tensors, header = read_safetensors(path, CHECKPOINT_FORMAT)
     recipe = Recipe.from_json(header['recipe'])
     model = DLANet(recipe)
@@ -207,7 +224,9 @@ def measure_checkpoint(category: str, path: Path, thorough: bool) -> None:
     study = Study(category, {'dla': 'DLA', 'la': 'LA', 'none': 'no L_neg'}[recipe.local], recipe, header['seed'], seen=True)
     names = ('train_loss', 'loss_global', 'loss_dense', 'loss_neg', 'spread_z', 'spread_c3')
     last = {k: v for k, v in zip(names, header['recorder']['values'][-1]) if v is not None}
-    study.snapshot(model.eval(), header['train_iter'], last)
+    study.gain(model.eval(), header['train_iter'])
+    if gain_only: return
+    study.snapshot(model, header['train_iter'], last)
     study.histogram(model, header['train_iter'])
     few = [dict(features=f, **c) for f in ('raw', 'unit') for c in CHEAP if 'combine' not in c]   # those cost a second pass over the images
     study.readings(model, header['train_iter'], readings(True) if thorough else few)
@@ -222,10 +241,11 @@ if __name__ == '__main__':
     parser.add_argument('--epochs', type=int, help='instead of about 100 steps')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--checkpoint', type=Path)
+    parser.add_argument('--gain', action='store_true', help='of the checkpoint only the row of results/gains.csv')
     args = parser.parse_args()
     os.chdir(ROOT)
     torch.set_num_threads(1)
     if mvtec_path() is None: sys.exit('MVTec AD is not here: set DLA_DATA to its folder')
-    if args.checkpoint: measure_checkpoint(args.category, args.checkpoint, args.thorough)
+    if args.checkpoint: measure_checkpoint(args.category, args.checkpoint, args.thorough, args.gain)
     else:
         for name in args.network: measure_network(args.category, name, args.thorough, args.epochs, args.seed)
