@@ -313,11 +313,14 @@ def commit_here()->str: # 10 hexadecimal digits, or 'unknown'
     return done.stdout.strip() or 'unknown'
 
 
-def environment(device)->dict:
+def environment(
+    device,             # where
+    trained:bool=True,  # was something trained? Then its speed, where it is not the default, is said too
+)->dict:
     "Where and with what a row was measured."
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    return dict(device=', '.join(filter(None, [name, default_speed().label])), torch=torch.__version__, commit=commit_here(),
+    return dict(device=', '.join(filter(None, [name, default_speed().label*trained])), torch=torch.__version__, commit=commit_here(),
                 date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
 
 
@@ -334,7 +337,7 @@ def result_row(
                **{k: percent(metrics[k]) for k in ('pixel_auroc', 'image_auroc', 'aupro')},
                **{k: percent(maps.get(k)) for k in MAP_COLUMNS},
                **{k: spent.get(k) for k in ('steps', 'train_seconds', 'score_seconds', 'images_per_second')})
-    return row | environment(device)
+    return row | environment(device, bool(spent.get('steps')))
 
 # %% ../nbs/80_experiments.ipynb #c037
 def score_run(run:Run, model, category:Category, spent:dict, device)->dict:
