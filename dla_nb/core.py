@@ -116,6 +116,7 @@ class Recipe:
     def from_json(cls, text:str)->'Recipe':
         "The recipe that `to_json` wrote. Fields this version does not know are an error, missing ones take their default."
         values = json.loads(text)
+        if not isinstance(values, dict): raise ValueError(f'expected a recipe as a JSON object; found {text[:40]!r}')
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown: raise ValueError(f'the recipe has fields this version of dla-nb does not know: {", ".join(unknown)}')
         return cls(**values)

@@ -161,6 +161,11 @@ class DLADetector(Predictor):
         from dla_nb.report import report   # it needs this module
         return report(self, data, out, **kwargs)
 
+    def export(self, path, **kwargs)->Path: # see `dla_nb.export.export_onnx`
+        "One ONNX file for programs without torch: from the pixels of an image to its score, map and label."
+        from dla_nb.export import export_onnx   # it needs the extra `onnx`
+        return export_onnx(self, path, **kwargs)
+
     def save(self, path)->Path: # the file, replaced as a whole or not at all
         "Write all that scoring needs; see `dla_nb.modelfile`."
         return write_model(path, self.recipe, self.model, self.stats, self.calibration, self.tiling, self.name, self.info)
