@@ -125,7 +125,7 @@ class Recipe:
 PRESETS = dict(
     paper=Recipe(),
     quick=Recipe(resize=128, size=112, region_min=25, region_max=64, epochs=40, batch_size=64, n_passes=8),
-    inspect=Recipe(resize=128, size=128, region_min=29, region_max=73, epochs=40, batch_size=64, n_passes=8),
+    inspect=Recipe(resize=128, size=128, region_min=29, region_max=73, epochs=40, batch_size=64, n_passes=8, features='unit'),
     demo=Recipe(resize=73, size=64, region_min=14, region_max=36, epochs=20, batch_size=32, n_passes=5),
 )
 
