@@ -32,7 +32,7 @@ FACTS = """() => {
   const article = document.querySelector('article') || document.body
   const overflow = [...article.querySelectorAll('*')].filter(e => {
     const box = e.getBoundingClientRect()
-    if (box.width == 0 || box.right <= innerWidth + 1) return false
+    if (box.width == 0 || box.right <= innerWidth + 1 || e.closest('.headerlink')) return false   // the mark beside a heading shows under a mouse only
     for (let p = e.parentElement; p && p !== article; p = p.parentElement)   // the article itself scrolls as a whole, which is no reading
       if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(p).overflowX)) return false
     return true
@@ -234,7 +234,9 @@ def test_one_click(context, base: str, facts: dict, results: Results):
         settle(page, base + name)
         link = page.query_selector('.computed-by a')
         if not link: continue
+        target = link.evaluate('a => a.href')
         link.click()
+        page.wait_for_url(target)
         there = page.evaluate("decodeURIComponent(location.hash.slice(1))")
         results.check(there and page.evaluate('id => !!document.getElementById(id)', there), f'{name}: one click from an equation to its function', page.url)
         clicked += 1
