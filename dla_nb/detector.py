@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.torch_core import default_device
-from torch.nn import functional as F
 
 from .core import PRESETS, Recipe
 from .data import Category, DataError, DataWarning, center_crop, index_images, load_category
@@ -28,7 +27,7 @@ from .predict import Predictor, to_image
 from .scoring import (NormalStats, Scores, mean_image_scores, normal_stats, recompute_batch_stats, score_images,
                             untrained)
 from .thresholds import Calibration, check_rate, holdout_mask
-from .tiles import Tiling, blended_map, own_stats, resize_images, tile_scorer, training_tiles
+from .tiles import Tiling, blended_map, own_stats, reduce_map, resize_images, tile_scorer, training_tiles
 from .training import dla_learner, train
 
 # %% ../nbs/70_detector.ipynb #c005
@@ -219,8 +218,7 @@ def tiled_test_maps(
 )->np.ndarray: # (m,r,r), reduced to the size of the category's masks
     "Maps of large test images, comparable with masks."
     side = category.masks.shape[-1]
-    reduced = lambda m: F.interpolate(torch.from_numpy(m)[None, None], (side, side), mode='bilinear', antialias=True)[0, 0].numpy()
-    return np.stack([reduced(p.small) for p in detector.predict_each(category.test_paths)])
+    return np.stack([reduce_map(p.small, side) for p in detector.predict_each(category.test_paths)])
 
 # %% ../nbs/70_detector.ipynb #c011
 def measure(

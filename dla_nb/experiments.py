@@ -6,14 +6,13 @@
 __all__ = ['SCORING_FIELDS', 'CONTROLS', 'TEXTURES', 'OBJECTS', 'TABLE_ROWS', 'MAP_COLUMNS', 'Run', 'relevant', 'run_key',
            'table_runs', 'table1_runs', 'table2_runs', 'table3_runs', 'open_numbers', 'open_points', 'open_point_runs',
            'rows_of', 'training_recipe', 'grouped', 'append_row', 'read_rows', 'save_recipe', 'stored_recipes',
-           'measured_keys', 'pending', 'commit_here', 'environment', 'result_row', 'score_run', 'train_run',
-           'score_runs', 'measure_run', 'control_row', 'control_rows', 'hold_out', 'label_free_score']
+           'measured_keys', 'pending', 'environment', 'result_row', 'score_run', 'train_run', 'score_runs',
+           'measure_run', 'control_row', 'control_rows', 'hold_out', 'label_free_score']
 
 # %% ../nbs/80_experiments.ipynb #c002
 import csv
 import io
 import os
-import subprocess
 import time
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
@@ -26,12 +25,12 @@ import pandas as pd
 import torch
 from filelock import FileLock
 
-import dla_nb
 from .augment import local_augment
 from .core import READINGS, Recipe
 from .data import Category, center_crop
 from .detector import DLADetector, measure
 from .metrics import auroc, evaluate
+from .modelfile import commit_here
 from .scoring import mean_image_scores, score_images, score_maps, untrained
 from .training import default_speed, dla_learner, to_float, train
 
@@ -304,15 +303,6 @@ def pending(
 MAP_COLUMNS = ('regression', 'uncertainty', *(f'{kind}_{stage}' for kind in ('regression', 'uncertainty') for stage in ('c2', 'c3', 'c4')))
 
 
-def commit_here()->str: # 10 hexadecimal digits, or 'unknown'
-    "The commit of the code: `$DLA_COMMIT` where the code is a copy without history, else asked of git."
-    named = os.environ.get('DLA_COMMIT')
-    if named: return named[:10]
-    try: done = subprocess.run(['git', 'rev-parse', '--short=10', 'HEAD'], cwd=Path(dla_nb.__file__).parent, capture_output=True, text=True)
-    except OSError: return 'unknown'
-    return done.stdout.strip() or 'unknown'
-
-
 def environment(
     device,             # where
     trained:bool=True,  # was something trained? Then its speed, where it is not the default, is said too
@@ -320,7 +310,7 @@ def environment(
     "Where and with what a row was measured."
     device = torch.device(device)
     name = torch.cuda.get_device_name(device) if device.type == 'cuda' else f'CPU, {torch.get_num_threads()} threads'
-    return dict(device=', '.join(filter(None, [name, default_speed().label*trained])), torch=torch.__version__, commit=commit_here(),
+    return dict(device=', '.join(filter(None, [name, default_speed().label*trained])), torch=torch.__version__, commit=commit_here() or 'unknown',
                 date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
 
 

@@ -8,7 +8,7 @@ __all__ = ['VOID', 'TURNING', 'SIDE', 'GROUPS', 'WIDTH', 'HEIGHT', 'FLOOR', 'SHO
            'Collected', 'with_line', 'pictures', 'number', 'verdict', 'truth_text', 'card', 'bin_edges', 'stacked',
            'bars', 'threshold_line', 'axis', 'histogram', 'percent', 'counted', 'threshold_section', 'metrics_section',
            'score_table', 'recipe_words', 'head', 'section', 'page', 'facts_list', 'lead_text', 'write_whole',
-           'write_report', 'write_kept', 'from_prediction', 'test_rows', 'resized', 'Labelled', 'detector_facts',
+           'write_report', 'write_kept', 'from_prediction', 'test_rows', 'Labelled', 'detector_facts',
            'detector_warnings', 'left_out', 'several_categories', 'control_metrics', 'report_folder', 'report']
 
 # %% ../nbs/75_report.ipynb #c002
@@ -35,6 +35,7 @@ from .metrics import auroc, evaluate
 from .plots import outline, overlay, to_hwc
 from .predict import Prediction, is_several, map_to_image, walk_images
 from .thresholds import Threshold, images_needed, observed_interval
+from .tiles import reduce_map
 
 # %% ../nbs/75_report.ipynb #c005
 class Finding(NamedTuple):
@@ -524,14 +525,6 @@ def test_rows(
     return frame[frame.split == 'test'].to_dict('records'), ''
 
 # %% ../nbs/75_report.ipynb #c050
-def resized(
-    scores:np.ndarray, # (h,w)
-    side:int,          # of the result, px
-)->np.ndarray: # (side,side)
-    "The map of a large image at the size of its mask, as `DLADetector.evaluate` takes it."
-    return F.interpolate(torch.from_numpy(scores)[None, None], (side, side), mode='bilinear', antialias=True)[0, 0].numpy()
-
-
 class Labelled:
     "The test images of a labelled folder as findings, and what the metrics need of them."
     def __init__(self,
@@ -547,7 +540,7 @@ class Labelled:
         by_path = {row['path']: row for row in self.rows}
         for p in self.detector.predict_each([row['path'] for row in self.rows], on_bad=self.on_bad):
             row = by_path[str(p.source)]
-            self.maps.append(p.small if p.resize else resized(p.small, self.detector.recipe.resize))
+            self.maps.append(p.small if p.resize else reduce_map(p.small, self.detector.recipe.resize))
             self.seen.append(dict(row, score=p.score))
             read = (lambda row=row, size=p.size: read_mask(row['mask_path'], SIDE) > 0) if row['mask_path'] else None
             yield from_prediction(p, os.path.relpath(row['path'], self.folder), row['label'], row['defect'], read)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POSITIONS', 'Tiling', 'tile_weights', 'TileBatch', 'tile_batches', 'blended_rows', 'blended_map', 'resize_images',
-           'cell_stats', 'tile_scorer', 'training_tiles', 'own_stats']
+           'reduce_map', 'cell_stats', 'tile_scorer', 'training_tiles', 'own_stats']
 
 # %% ../nbs/73_tiles.ipynb #c002
 from collections.abc import Callable, Iterable, Iterator
@@ -130,6 +130,14 @@ def resize_images(
     "Bilinear with antialiasing; images of that size are returned as they are."
     if tuple(x.shape[-2:]) == (size, size): return x
     return F.interpolate(x.float(), (size, size), mode='bilinear', antialias=True).round().clamp(0, 255).byte()
+
+
+def reduce_map(
+    scores:np.ndarray, # float (h,w), of a large image
+    side:int,          # of the result, px
+)->np.ndarray: # (side,side)
+    "The map of a large image at the size of its mask."
+    return F.interpolate(torch.from_numpy(scores)[None, None], (side, side), mode='bilinear', antialias=True)[0, 0].numpy()
 
 
 def cell_stats(
