@@ -75,7 +75,7 @@ def provenance()->dict: # JSON values
     return dict(dla_nb=__version__, torch=torch.__version__, python=platform.python_version(), commit=commit_here(),
                 date=datetime.now(timezone.utc).strftime('%Y-%m-%d'))
 
-# %% ../nbs/78_modelfile.ipynb #c010
+# %% ../nbs/78_modelfile.ipynb #c012
 MODEL_FORMAT, OLDER_FORMATS = 'dla-nb model 2', ('dla-nb model 1',)
 
 
@@ -115,7 +115,7 @@ def write_model(
     write_safetensors(path, tensors, header | dict(sha256=digest(tensors, header)))
     return Path(path)
 
-# %% ../nbs/78_modelfile.ipynb #c012
+# %% ../nbs/78_modelfile.ipynb #c014
 MAX_SIDE, MAX_PASSES = 8192, 1000   # px and Monte-Carlo passes; a file that asks for more is refused
 
 
@@ -151,7 +151,7 @@ def check_tensors(
         if name.endswith('running_var') or name.startswith('stats.var'):
             if t.numel() and t.min() < 0: raise ValueError(f'{name} holds negative variances')
 
-# %% ../nbs/78_modelfile.ipynb #c013
+# %% ../nbs/78_modelfile.ipynb #c015
 def read_network(
     tensors:dict,     # name -> tensor, all of the file
     recipe:Recipe,    # checked
@@ -202,7 +202,7 @@ def read_calibration(tensors:dict, header:dict)->Calibration|None:
     check_tensors(found, {f'calibration.{k}': ((n,), torch.float64) for k in ('images', 'pixels')})
     return Calibration(found['calibration.images'].numpy(), found['calibration.pixels'].numpy(), said['rate'], float(said['share']))
 
-# %% ../nbs/78_modelfile.ipynb #c014
+# %% ../nbs/78_modelfile.ipynb #c016
 def parse_model(
     tensors:dict,  # name -> tensor
     header:dict,   # JSON values

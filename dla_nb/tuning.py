@@ -87,7 +87,7 @@ def pseudo_anomalies(
     damaged, mask = PSEUDO_KINDS[kind](x, recipe, torch.Generator().manual_seed(seed))
     return Validation(torch.cat([x, damaged]), torch.cat([torch.zeros_like(mask), mask])[:, 0])
 
-# %% ../nbs/84_tuning.ipynb #c013
+# %% ../nbs/84_tuning.ipynb #c014
 #: Fields of a recipe that change what the network says at scoring. `reduce`, `combine` and the alphas only weigh it.
 MAP_FIELDS = ('features', 'batch_stats', 'dropout', 'dropout_site', 'n_passes')
 
@@ -134,7 +134,7 @@ class ScoredSets:
         rows = [(m.mean(), m.std(unbiased=False)) for m in (normal.regression.double(), normal.uncertainty.double())]
         return torch.tensor([[mean, std if std > 0 else 1.] for mean, std in rows], dtype=torch.float32)
 
-# %% ../nbs/84_tuning.ipynb #c017
+# %% ../nbs/84_tuning.ipynb #c018
 #: Values tried for alpha_1 and alpha_2, the paper's range.
 ALPHAS = tuple(k/10 for k in range(1, 11))
 
@@ -161,7 +161,7 @@ def alpha_table(
     rows = [(a, b, auroc(a*e + b*u, masks)) for a, b in alpha_pairs(alphas)]
     return pd.DataFrame(rows, columns=['alpha_regression', 'alpha_uncertainty', 'pixel_auroc'])
 
-# %% ../nbs/84_tuning.ipynb #c020
+# %% ../nbs/84_tuning.ipynb #c021
 def tuned_alphas(
     made:ScoredSets,       # maps of the validation sets
     validations:dict,      # name -> `Validation`
@@ -178,7 +178,7 @@ def tuned_alphas(
     score = best.pop('pixel_auroc')
     return recipe.but(**best), score
 
-# %% ../nbs/84_tuning.ipynb #c023
+# %% ../nbs/84_tuning.ipynb #c024
 #: The readings that `tune` tries on each network.
 TRIED = tuple(dict(features=f, batch_stats=b, reduce=r) for f, b, r in product(('raw', 'unit'), ('running', 'recomputed'), ('sum', 'mean')))
 
@@ -200,7 +200,7 @@ def scoring_table(
         rows.append(change | {k: auroc(made[key].under(k, asked).total, v.masks) for k, v in validations.items()})
     return pd.DataFrame(rows)
 
-# %% ../nbs/84_tuning.ipynb #c027
+# %% ../nbs/84_tuning.ipynb #c028
 #: Values tried for lambda_2 and lambda_3, the paper's range.
 LAMBDAS = (.1, .2, .3, .4, .5)
 
@@ -231,7 +231,7 @@ def halving(
         candidates = [c for c, *_ in best[:max(1, -(-len(best)//keep))]]
     return tried
 
-# %% ../nbs/84_tuning.ipynb #c030
+# %% ../nbs/84_tuning.ipynb #c031
 @dataclass(frozen=True)
 class TuningResult:
     "What a search found."
@@ -290,7 +290,7 @@ class Trials:
         made = ScoredSets(model, self.kept, {k: v.images for k, v in sets.items()}, best, self.device)
         return [*found, tuned_alphas(made, sets, best, self.alphas)]
 
-# %% ../nbs/84_tuning.ipynb #c031
+# %% ../nbs/84_tuning.ipynb #c032
 def tune(
     images,                   # good images of one category, uint8 (n,3,r,r) with r = recipe.resize
     recipe:Recipe,            # where to begin
