@@ -227,7 +227,7 @@ def sizes(dry: bool) -> dict:
     "Recipe, batch, workers, (steps, steps to warm up, turns) and notebooks."
     from dla_nb.core import Recipe
     if not dry: return dict(recipe=Recipe(), batch=200, workers=16, steps=(18, 4, 2),
-                            notebooks=['00_core', '20_augment', '40_losses', '50_training', '60_scoring', '61_metrics'])
+                            notebooks=['00_core', '20_augment', '40_losses', '50_training', '60_scoring', '41_metrics'])
     tiny = Recipe(backbone='tiny', proj_dim=16, pred_hidden=8, resize=36, size=32, region_min=8, region_max=18, epochs=2, batch_size=8, n_passes=2)
     return dict(recipe=tiny, batch=8, workers=0, steps=(2, 1, 1), notebooks=['00_core'])
 
