@@ -1,14 +1,14 @@
 "Packaging from settings.ini, the one place where name, version and requirements stand."
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
 config.read(here/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-extras = {name.removesuffix('_requirements'): cfg[name].split()
-          for name in cfg if name.endswith('_requirements')}
+extras = {name.removesuffix('_requirements'): cfg[name].split() for name in cfg if name.endswith('_requirements')}
 
 setup(
     name=cfg['lib_name'],
@@ -27,8 +27,7 @@ setup(
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require=extras,
-    entry_points={'console_scripts': [line.strip() for line in cfg['console_scripts'].splitlines() if line.strip()],
-                  'nbdev': ['dla_nb=dla_nb._modidx:d']},
+    entry_points={'console_scripts': cfg['console_scripts'].splitlines(), 'nbdev': ['dla_nb=dla_nb._modidx:d']},
     classifiers=[
         'Development Status :: 3 - Alpha',
         'Intended Audience :: Developers',
