@@ -18,12 +18,12 @@ def output_text(output: dict) -> str:
 
 
 def cell_text(cell: dict) -> str:
-    "One cell as Markdown; cells marked hide are left out, `echo: false` leaves out the source."
+    "One cell as Markdown; `include: false` leaves it out, `echo: false` leaves out its source."
     source = ''.join(cell['source'])
     if cell['cell_type'] == 'markdown':
         return re.sub(r'\]\((images/|\w+\.ipynb)', r'](nbs/\1', source) + '\n'
     directives = re.findall(r'^#\|\s*(.+?)\s*$', source, re.M)
-    if 'hide' in directives: return ''
+    if 'include: false' in directives or 'hide' in directives: return ''
     code = re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
     shown = '' if 'echo: false' in directives or not code else f'```python\n{code}\n```\n'
     return '\n'.join(filter(None, [shown, *map(output_text, cell.get('outputs', []))]))
