@@ -67,6 +67,15 @@ class ImageLoader(DataLoader):
             idxs = torch.cat([idxs, more])
         return idxs[:wanted].tolist()
 
+    def show_batch(self,
+        max_n:int=4,  # images
+        seed:int=0,   # which, and all that is random
+    ): # a figure, from `draw`
+        "What training makes of some images; `draw(images, seed)` is set by the method."
+        order = torch.randperm(self.n, generator=torch.Generator().manual_seed(seed))
+        images, _ = self.create_batch(order[:max_n].tolist())
+        return self.draw(images, seed)
+
     def create_item(self, i): return i
 
     def create_batch(self, idxs):
