@@ -33,8 +33,8 @@ def for_readers(notebook: dict) -> dict:
 def bring_along(site: Path) -> None:
     "KaTeX's files beside the pages, and its address in them; no fonts of other servers."
     cache = ROOT/'build'/KATEX
-    if not cache.exists():
-        cache.mkdir(parents=True)
+    if not (cache/'package').exists():
+        cache.mkdir(parents=True, exist_ok=True)
         subprocess.run(['npm', 'pack', '--silent', '--pack-destination', '..', KATEX], cwd=cache, check=True, stdout=subprocess.DEVNULL)
         shutil.unpack_archive(next(cache.parent.glob('katex-*.tgz')), cache)
     unused = shutil.ignore_patterns('*.ttf', '*.woff', '*.mjs', 'katex.js', 'katex.css', 'README.md')
@@ -43,7 +43,9 @@ def bring_along(site: Path) -> None:
         theme.write_text(re.sub(r'@import url\(http[^)]*\);?', '', theme.read_text(encoding='utf-8')), encoding='utf-8')
     for page in site.rglob('*.html'):
         up = '../'*(len(page.relative_to(site).parts) - 1)
-        page.write_text(page.read_text(encoding='utf-8').replace(layout.KATEX, f'{up}site_libs/katex'), encoding='utf-8')
+        text = page.read_text(encoding='utf-8').replace(layout.KATEX, f'{up}site_libs/katex')
+        text = re.sub(r'<a href="[^"]*/nbs/api/[^"]*"[^>]*>.*?</a>', '', text)   # the source of a page that no one wrote
+        page.write_text(text, encoding='utf-8')
 
 
 def build(out: Path) -> list:
