@@ -30,7 +30,10 @@ LIMITS = {
 }
 #: Functions that may take **, and why no typo can get lost in it.
 CHECKED = {
-    'core.BaseRecipe.but': 'unknown fields are errors that name the nearest one',
+    'core.BaseRecipe.__new__': 'unknown fields are errors that name the nearest one',
+    'core.BaseRecipe.but': 'goes to __new__',
+    'experiments.Scale.but': 'goes to dataclasses.replace, which refuses what it does not know',
+    'losses._check_shapes': 'any name is right: it is what the error says',
     'method.Method.__init__': 'goes to BaseRecipe.but',
     'method.Method.__init_subclass__': "goes to Python's own, which refuses what it does not know",
 }
@@ -41,6 +44,8 @@ NOT_IMPORTED = {
     'onnxscript': 'torch.onnx.export needs it',
     'onnxruntime': 'runs the exported model',
 }
+#: Imports that are not required, and why.
+NOT_REQUIRED = {'IPython': 'only where IPython itself calls, to show a figure'}
 #: Packages whose import has another name than the requirement.
 DISTRIBUTIONS = {'PIL': 'pillow', 'sklearn': 'scikit-learn', 'skimage': 'scikit-image'}
 OPERATIONS = (
@@ -201,7 +206,7 @@ def requirement_problems(modules: list, settings) -> list:
     words = ' '.join(settings.get(extra, '') for extra in extras).split()
     required = {re.split(r'[<>=!~\[]', word)[0] for word in words}
     tops = {name.split('.')[0] for module in modules for name, _ in imported(module)}
-    outside = tops - set(sys.stdlib_module_names) - {PACKAGE, ''}
+    outside = tops - set(sys.stdlib_module_names) - set(NOT_REQUIRED) - {PACKAGE, ''}
     used = {DISTRIBUTIONS.get(top, top) for top in outside}
     missing = [f'{name} is imported and not required' for name in sorted(used - required)]
     idle = [f'{name} is required and not imported' for name in sorted(required - used - set(NOT_IMPORTED))]
