@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from dla_nb.experiments import append_row, commit_here
+from dla_nb.files import append_row, provenance
 
 #: What a row says. `ratio` is `against`'s value over `value` for times, so more is better, unless the benchmark's text says
 #: otherwise; `target` is what the ratio, or the value where there is no ratio, should be: '>= 10', '<= 16', or ''.
@@ -26,7 +26,7 @@ def row(benchmark: str, case: str, value: float, unit: str, against: str = '', r
     "A figure, four digits of it."
     digits = lambda v: '' if v is None else f'{v:.4g}'
     return dict(zip(COLUMNS, (benchmark, case, digits(value), unit, against, digits(ratio), target, device_name(device),
-                              threads or torch.get_num_threads(), torch.__version__, commit_here(), time.strftime('%Y-%m-%d'))))
+                              threads or torch.get_num_threads(), torch.__version__, provenance()["commit"], time.strftime('%Y-%m-%d'))))
 
 
 def met(r: dict) -> bool | None:
