@@ -319,7 +319,7 @@ def local_augment(
     if variant != 'sum': image = torch.where(mask, image, x)
     return LocalSample(image, mask, weights)
 
-# %% ../nbs/20_augment.ipynb #c049
+# %% ../nbs/20_augment.ipynb #c047
 class View(NamedTuple):
     "The strengths of a distribution of views; the defaults are SimSiam's."
     area:tuple=(.2, 1.)           # smallest and largest part of the image that a crop covers

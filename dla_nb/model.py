@@ -55,7 +55,7 @@ def make_backbone(
                              f'modules {_STEM} and {_LAYERS}, each an nn.Sequential of blocks')
     return net
 
-# %% ../nbs/30_model.ipynb #c008
+# %% ../nbs/30_model.ipynb #c007
 def _trunk_steps(layers, site): # -> blocks, 'drop', and 'keep' after each of the last three layers
     steps = []
     for left, layer in zip(range(len(layers), 0, -1), layers):
@@ -75,7 +75,7 @@ def _run(steps, state, drop): # from `state` to the end; where `drop` is None, t
         else: x = drop(x)
     return x, maps, len(steps)
 
-# %% ../nbs/30_model.ipynb #c011
+# %% ../nbs/30_model.ipynb #c010
 class Trunk(nn.Module):
     "The part of the network that scoring needs: the stem and the layers up to C4."
     def __init__(self,
@@ -117,7 +117,7 @@ class Trunk(nn.Module):
         "`prefix` and `maps_from` in one."
         return self.maps_from(self.prefix(x), drop)
 
-# %% ../nbs/30_model.ipynb #c022
+# %% ../nbs/30_model.ipynb #c019
 def _head(widths, layer, norm=None, last_norm=None): # layers with a ReLU between each two
     head = []
     *hidden, last = zip(widths, widths[1:])
@@ -135,7 +135,7 @@ def _heads(variant, widths, bottleneck, layer, norm): # widths of the projector 
     predictor = (widths[-1], bottleneck, widths[-1])
     return _head(widths, layer, norm, last_norm), _head(predictor, layer, norm)
 
-# %% ../nbs/30_model.ipynb #c025
+# %% ../nbs/30_model.ipynb #c022
 class Encoded(NamedTuple):
     "What one batch of images becomes."
     c3:Tensor             # (n,c,S,S), backbone features that Eq. 13 matches
