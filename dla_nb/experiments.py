@@ -9,7 +9,7 @@ __all__ = ['ROWS', 'GROUPS', 'row_of', 'Run', 'run_key', 'Scale', 'table_runs', 
 # %% ../nbs/80_experiments.ipynb #c002
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from itertools import product
@@ -64,6 +64,9 @@ class Run:
     def id(self)->str: # 12 hexadecimal digits
         text = f'{self.row}|{self.source}|{self.category}|{self.seed}|{self.recipe.hash}'
         return sha256(text.encode()).hexdigest()[:12]
+
+    def __str__(self):
+        return f'{self.row} on {self.category}, seed {self.seed}, recipe {self.recipe.hash}'
 
 def run_key(
     run:Run, # its recipe may have fields that its method does not know
@@ -197,8 +200,7 @@ def _training_recipe(run:Run)->BaseRecipe:
     default = method.Recipe()
     return recipe.but(**{name: getattr(default, name) for name in method.scoring_fields})
 
-def _training_key(run:Run)->tuple:
-    "Equal for runs that share a training."
+def _training_key(run:Run)->tuple: # equal for runs that share a training
     return run.method, run.source, run.category, run.seed, _training_recipe(run)
 
 def _grouped(runs:Iterable)->list: # of lists of runs that share a training, in order
@@ -264,7 +266,6 @@ class _Measured(NamedTuple):
     probes:list   # rows of probes.csv
 
 def _result_row(run:Run, method:Method, metrics:dict, category:Category, seconds:float)->dict:
-    "A row of runs.csv."
     row = {'id': run.id, 'row': run.row, 'method': run.method, 'source': run.source,
            'category': run.category, 'seed': run.seed, 'recipe': run.recipe.hash,
            'trained_on': len(category.train)}
@@ -274,8 +275,7 @@ def _result_row(run:Run, method:Method, metrics:dict, category:Category, seconds
         values[name] = spent.get(name)
     return {**row, **values, **_environment(method.device)}
 
-def _probe_rows(run:Run, method:Method, category:Category, masks)->list:
-    "The pixel AUROC of each part of the anomaly map, in %."
+def _probe_rows(run:Run, method:Method, category:Category, masks)->list: # an AUROC a part, in %
     about = {'run_id': run.id, 'step': method.spent.get('steps', 0), 'probe': 'pixel_auroc'}
     parts = method.score_parts(category.test)
     return [{**about, 'stage': k, 'value': _percent(auroc(m, masks))} for k, m in parts.items()]
@@ -292,7 +292,7 @@ def _score(run:Run, method:Method, category:Category, begun:float)->_Measured:
     return _Measured(run, row, _probe_rows(run, method, category, masks))
 
 def measure_runs(
-    runs:list,              # of `Run`, which share a training
+    runs:Sequence,          # of `Run`, which share a training
     category:Category,      # their data, at the size that the recipes ask for
     device=None,            # default: the GPU where there is one
     checkpoint=None,        # file to go on from, for methods that train
@@ -303,7 +303,7 @@ def measure_runs(
     "Fit once, score under each run's recipe. ValueError where runs do not share a training."
     first = runs[0]
     if len(_grouped(runs)) > 1:
-        raise ValueError(f'{len(runs)} runs, the first {first}, do not share a training')
+        raise ValueError(f'{", ".join(map(str, runs))} do not share a training')
     method = get_method(first.method)(_training_recipe(first))
     begun = time.perf_counter()
     if isinstance(method, LearnedMethod):
