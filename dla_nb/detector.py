@@ -14,7 +14,8 @@ import torch
 from fastai.learner import Learner
 from fastai.torch_core import default_device
 
-import dla_nb.methods.dla   # registers its methods
+import dla_nb.methods.autoencoder   # registers its methods
+import dla_nb.methods.dla
 from .core import BaseRecipe, DataError, DataWarning
 from .data import Category, load_category
 from .files import provenance

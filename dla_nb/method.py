@@ -228,6 +228,10 @@ class Method(_Given, nn.Module):
         self.version += 1
         return self
 
+    def for_export(self)->nn.Module: # images (n,3,size,size) in [0,1] -> maps (n,size,size)
+        "The same scores in operations that ONNX has; called on a copy, which it may change."
+        return self
+
 # %% ../nbs/61_contract.ipynb #c010
 @dataclass(frozen=True)
 class ImageRecipe(BaseRecipe):

@@ -22,7 +22,7 @@ from PIL import Image
 from .core import DataError, DataWarning
 from .images import IMAGE_TYPES, in_order, map_to_image, to_image
 from .method import Method
-from .plots import map_limits, overlay
+from .plots import _Figure, map_limits, overlay
 from .thresholds import Calibration, Threshold, choose_threshold, exceeds, pixel_scores
 
 # %% ../nbs/71_predict.ipynb #c005
@@ -75,9 +75,14 @@ class Prediction:
 
     @property
     def mask(self)->np.ndarray|None: # bool (height,width); None without a threshold
+        "Where the map exceeds the pixel threshold; of an anomalous image at least its peak."
         if self.pixel_threshold is None:
             return None
-        return exceeds(self.map, self.pixel_threshold.value)
+        scores = self.map
+        marked = exceeds(scores, self.pixel_threshold.value)
+        if self.label == 'anomalous' and not marked.any():   # lost where the map was reduced
+            marked.flat[np.nanargmax(scores)] = True
+        return marked
 
     @property
     def label(self)->str|None: # 'anomalous' or 'normal'; None without a threshold
@@ -107,7 +112,7 @@ class Prediction:
     )->Figure:
         "Image, map, and overlay with the outline of the mask."
         limits = limits or _limits(self)
-        fig = Figure(figsize=(10, 3.6))
+        fig = _Figure(figsize=(10, 3.6))
         axs = fig.subplots(1, 3)
         axs[0].imshow(self.image)
         axs[1].imshow(self.map, cmap='inferno', vmin=limits[0], vmax=limits[1])
@@ -272,7 +277,7 @@ class Predictor:
         "Image, map and overlay of a prediction."
         return self.predict(image).show()
 
-# %% ../nbs/71_predict.ipynb #c030
+# %% ../nbs/71_predict.ipynb #c032
 #: The columns of scores.csv, and the keys of scores.jsonl.
 _ROW = ('path', 'score', 'label', 'threshold', 'marked', 'seen', 'width', 'height', 'error')
 
@@ -327,7 +332,7 @@ def _save_picture(pixels:np.ndarray, path:Path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
 
-# %% ../nbs/71_predict.ipynb #c031
+# %% ../nbs/71_predict.ipynb #c033
 def predict_to_files(
     detector:Predictor,     # calibrated or not
     paths:list,             # files and folders

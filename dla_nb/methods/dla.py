@@ -7,6 +7,7 @@ __all__ = ['DLARecipe', 'Untrained', 'DLALoss', 'feature_std', 'CollapseMonitor'
 
 # %% ../../nbs/62_dla.ipynb #c002
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -25,10 +26,10 @@ from ..method import LearnedMethod, Method
 from ..model import DLANet, Trunk
 from ..plots import show_collapse, show_inputs
 from ..scoring import (Moments, difference_map, mc_variance, recompute_batch_stats,
-                            shared_passes, upsample)
+                            score_features, shared_passes, upsample)
 from ..training import BatchMean, image_learner, source_hash
 
-# %% ../../nbs/62_dla.ipynb #c003
+# %% ../../nbs/62_dla.ipynb #c005
 @dataclass(frozen=True)
 class _TrunkRecipe(BaseRecipe):
     "What scoring by Eq. 9-12 depends on besides the weights."
@@ -119,8 +120,54 @@ class DLARecipe(_TrunkRecipe):
             raise ValueError(f'the local region of {low} to {high} px does not fit an image of '
                              f'{self.size} px; choose region_min <= region_max <= size')
 
-# %% ../../nbs/62_dla.ipynb #c004
+# %% ../../nbs/62_dla.ipynb #c009
 _STAGES = ('c2', 'c3', 'c4')
+
+
+class _StoredPasses(nn.Module):
+    "`mc_variance` as ONNX can say it: masks are stored, and the T passes are one batch of T*n."
+    def __init__(self,
+        trunk:Trunk,   # on the CPU
+        recipe,        # its size and dropout
+        passes:list,   # T of `SharedDropout`, fresh
+    ):
+        super().__init__()
+        self.p = recipe.dropout
+        self.n_passes = len(passes)
+        sites = []
+        def mark(x):
+            sites.append(torch.ones_like(x))
+            return x
+        with torch.no_grad():
+            trunk.trunk_maps(torch.zeros(1, 3, recipe.size, recipe.size), mark)
+        for i, ones in enumerate(sites):
+            kept = [dropout(ones)[0] != 0 for dropout in passes]
+            self.register_buffer(f'kept_{i}', torch.stack(kept))   # (T,c,h,w), one byte each
+
+    def _apart(self, x): # (T*n,c,h,w) -> (T,n,c,h,w)
+        return x.unflatten(0, (self.n_passes, -1))
+
+    def _repeat(self, x): # (n,c,h,w) -> (T*n,c,h,w)
+        return x.repeat(self.n_passes, 1, 1, 1)
+
+    def _dropout(self)->Callable: # Tensor -> Tensor, of one site after another
+        kept = iter(self.buffers())
+        def drop(x):
+            mask = next(kept)[:, None].to(x.dtype)/(1 - self.p)
+            return (self._apart(x)*mask).flatten(0, 1)
+        return drop
+
+    def forward(self,
+        trunk:Trunk,    # in evaluation mode
+        x:Tensor,       # images, (n,3,size,size) in [0,1]
+        features:str,   # see `score_features`
+    )->tuple: # maps without dropout, and variances of Eq. 10: a list of (n,c,h,w) each
+        state = trunk.prefix(x)
+        maps = score_features(trunk.maps_from(state), features)
+        now, kept, step = state
+        start = (self._repeat(now), tuple(self._repeat(m) for m in kept), step)
+        passed = score_features(trunk.maps_from(start, self._dropout()), features)
+        return maps, [self._apart(h).var(0, unbiased=False) for h in passed]
 
 
 class _FeatureScore(Method):
@@ -138,7 +185,7 @@ class _FeatureScore(Method):
             self.register_buffer(f'var_{name}', torch.zeros(shape))
         self.register_buffer('scale', torch.tensor([[0., 1.], [0., 1.]]))
         self.register_buffer('mask_seed', torch.tensor(0))   # names the dropout masks
-        self.baked_passes = None   # dropout with stored masks, for export
+        self.stored = None   # the passes with stored masks, for export
 
     @torch.no_grad()
     def _map_shapes(self)->list: # (c,h,w) of C2, C3, C4
@@ -149,9 +196,16 @@ class _FeatureScore(Method):
         return [m.shape[1:] for m in maps]
 
     def _passes(self)->list: # the dropout of each of T passes
-        if self.baked_passes is not None:
-            return self.baked_passes()
         return shared_passes(self.recipe, int(self.mask_seed))
+
+    def _maps_and_variances(self, x)->tuple: # three of each, (n,c,h,w)
+        if self.stored is not None:
+            return self.stored(self.trunk, x, self.recipe.features)
+        return mc_variance(self.trunk, x, self.recipe, self._passes())
+
+    def for_export(self):
+        self.stored = _StoredPasses(self.trunk, self.recipe, self._passes())
+        return self
 
     def _stages(self, kind)->list: # 'mean' or 'var' -> the three buffers
         return [getattr(self, f'{kind}_{s}') for s in _STAGES]
@@ -160,7 +214,7 @@ class _FeatureScore(Method):
         x:Tensor, # images, (n,3,size,size) in [0,1]
     )->dict: # 'regression_c2' to 'uncertainty_c4' -> (n,h,w) at the stage's own size
         "The squared distances of Eq. 9 and 11 at each stage."
-        maps, variances = mc_variance(self.trunk, x, self.recipe, self._passes())
+        maps, variances = self._maps_and_variances(x)
         found = {}
         for name, reference, h in zip(_STAGES, self._stages('mean'), maps):
             found[f'regression_{name}'] = difference_map(reference, h, self.recipe.reduce)
@@ -200,7 +254,7 @@ class _FeatureScore(Method):
         running = self._stages('mean') + self._stages('var')
         count = 0
         for x in image_batches(images, self.recipe, 64, self.device, progress, 'normal images'):
-            maps, variances = mc_variance(self.trunk, x, self.recipe, self._passes())
+            maps, variances = self._maps_and_variances(x)
             count += len(x)
             for mean, new in zip(running, [*maps, *variances]):
                 mean.lerp_(new.mean(0), len(x)/count)
@@ -222,7 +276,7 @@ class _FeatureScore(Method):
             row[0] = m.mean.mean()
             row[1] = torch.where(deviation > 0, deviation, 1.)
 
-# %% ../../nbs/62_dla.ipynb #c005
+# %% ../../nbs/62_dla.ipynb #c010
 class Untrained(_FeatureScore):
     "The score of Eq. 9-12 on a network with its initial weights: what no learning reaches."
     name = 'untrained'
@@ -236,7 +290,7 @@ class Untrained(_FeatureScore):
         self.trunk.load_state_dict(fresh.state_dict())
         return super().fit(images, seed, device, checkpoint, progress)
 
-# %% ../../nbs/62_dla.ipynb #c006
+# %% ../../nbs/62_dla.ipynb #c025
 class _TrainingInputs(NamedTuple):
     "What the network sees in a step."
     v1:Tensor       # t(x), (n,3,s,s) in [0,1]
@@ -282,7 +336,7 @@ class _Augment(Callback):
         if made.negative is not None:
             self.learn.xb = (*made[:3], made.negative.image)
 
-# %% ../../nbs/62_dla.ipynb #c007
+# %% ../../nbs/62_dla.ipynb #c030
 class DLALoss:
     "Eq. 8 of a training batch. `parts` holds L_global, L_dense and L_neg of the last one."
     def __init__(self,
@@ -317,7 +371,7 @@ class DLALoss:
         heads = [t.float() for t in (v1.dense_p, v1.dense_z, v2.dense_p, v2.dense_z)]
         return dense_loss(*heads, dense_match(v1.c3, v2.c3), back)
 
-# %% ../../nbs/62_dla.ipynb #c008
+# %% ../../nbs/62_dla.ipynb #c033
 def feature_std(
     x:Tensor, # vectors, (n,d)
 )->Tensor: # scalar in [0, about 1]
@@ -370,7 +424,7 @@ def _predictors_apart(
         groups[is_predictor].append(p)
     return groups
 
-# %% ../../nbs/62_dla.ipynb #c009
+# %% ../../nbs/62_dla.ipynb #c036
 class DLA(_FeatureScore, LearnedMethod):
     "A network trained with dynamic local augmentation; the distance of its features from normal."
     name = 'DLA'
@@ -406,6 +460,8 @@ class DLA(_FeatureScore, LearnedMethod):
             [*own, *cbs], _columns(), _predictors_apart,
             constant=(1,) if r.predictor_lr == 'fixed' else ())
         learn.dls.train.draw = self.show_inputs
+        learn.no_summary = ('summary() cannot follow a step with four inputs and several heads; '
+                            'use print(learn.model)')
         return learn
 
     def identity(self, images, seed, device):
