@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 
+import dla_nb.methods.autoencoder   # registers its methods
 from .core import BaseRecipe, unknown_name
 from .data import Category
 from .files import append_row, provenance, read_rows, write_whole
@@ -256,8 +257,7 @@ def _environment(device)->dict:
     return {'device': name, 'torch': made['torch'], 'commit': made['commit'] or 'unknown',
             'date': made['date']}
 
-def _percent(value:float)->float|None: # None where it is undefined
-    return None if value != value else round(100*value, 3)
+def _percent(value:float)->float|None: return None if value != value else round(100*value, 3)
 
 class _Measured(NamedTuple):
     "A run and what became of it."
@@ -310,7 +310,7 @@ def measure_runs(
         method.fit(category.train, first.seed, device, checkpoint, progress, seconds, cbs)
         begun = time.perf_counter()
     else:
-        method.fit(category.train, first.seed, device, checkpoint, progress)
+        method.fit(category.train, first.seed, device)
     for run in runs:
         yield _score(run, method, category, begun)
         begun = time.perf_counter()
