@@ -22,10 +22,9 @@ import torch
 import torch.nn.functional as F
 import torchvision.transforms.functional as TF
 from PIL import Image
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from dla_nb.augment import CPU_PIXELS, augment_regions, draw_local, local_augment, random_regions
-from dla_nb.core import Recipe
+from dla_nb.augment import apply_local, draw_local, dynamic_weights, local_augment, mix, random_regions
+from dla_nb.methods.dla import DLARecipe
 from rows import row, show
 
 
@@ -105,7 +104,7 @@ def seconds(f, threads):
 
 
 def recipe_for(size):
-    return Recipe(resize=max(size, 256), size=size, region_min=round(50*size/224), region_max=round(128*size/224))
+    return DLARecipe(resize=max(size, 256), size=size, region_min=round(50*size/224), region_max=round(128*size/224))
 
 
 def measure(size, batch, repeats, threads, seed=0):
@@ -115,14 +114,15 @@ def measure(size, batch, repeats, threads, seed=0):
     pixels = smooth_images(batch, size, generator)
     x = pixels.float()/255
     images = [Image.fromarray(v.permute(1, 2, 0).numpy()) for v in pixels]
-    regions, draw = random_regions(batch, size, size, recipe, generator), draw_local(batch, recipe, generator)
+    regions, draw = random_regions(x, recipe, generator), draw_local(x, recipe, generator)
     places = list(zip(*(v.tolist() for v in regions)))
     numbers = list(zip(*(v.tolist() for v in draw)))
 
     def one_by_one(f): return torch.stack([f(*v) for v in zip(images, places, numbers)])
     def batched(): return local_augment(x, recipe, torch.Generator().manual_seed(seed))   # the draws included
 
-    ours = augment_regions(x, regions, draw, recipe).image
+    candidates = apply_local(x, regions, draw)
+    ours = mix(candidates, dynamic_weights(x, candidates))
     jobs = dict(plain=(lambda: one_by_one(plain), 1), by_hand=(lambda: one_by_one(by_hand), 1), batched=(batched, threads))
     torch.set_num_threads(1)
     differ = {name: (one_by_one(f) - ours).abs().mean().item()*255 for name, f in (('plain', plain), ('by_hand', by_hand))}
@@ -130,28 +130,6 @@ def measure(size, batch, repeats, threads, seed=0):
     for _ in range(repeats):
         for name, job in jobs.items(): times[name] = min(times[name], seconds(*job)*1e3)
     return times, differ
-
-
-class Written(TorchDispatchMode):
-    "Counts the numbers that operations write; views write none."
-    total = 0
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if 'index_put' in func._schema.name: self.total += args[2].numel(); return out
-        given = {t.untyped_storage().data_ptr() for t in args if isinstance(t, torch.Tensor)}
-        for t in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(t, torch.Tensor) and (func._schema.is_mutable or t.untyped_storage().data_ptr() not in given): self.total += t.numel()
-        return out
-
-
-def bound(size, batch, repeats):
-    "(numbers written, ms that multiplications take to write as many), one thread."
-    x, recipe = torch.rand(batch, 3, size, size), recipe_for(size)
-    with Written() as count: local_augment(x, recipe, torch.Generator().manual_seed(0))
-    torch.set_num_threads(1)
-    a, b, c = torch.rand(3, 3*CPU_PIXELS).unbind()
-    many = 50
-    return count.total, min(seconds(lambda: [torch.mul(a, b, out=c) for _ in range(many)], 1) for _ in range(3*repeats))*1e3*count.total/(many*a.numel())
 
 
 def main():
@@ -167,10 +145,7 @@ def main():
     for name, ms in times.items():
         note = f'{ms/times["batched"]:6.1f} x   differs by {differ[name]:.2f} grey levels' if name in differ else ''
         print(f'{name.replace("_", " "):8} {ms:8.1f} ms {note}')
-    written, ms = bound(args.size, args.batch, args.repeats)
-    print(f'{written/1e6:.0f} M numbers are written; multiplications write as many in {ms:.0f} ms on one thread')
-    show(rows_of(times, args) + [row('augment', f'multiplications that write as much as local_augment, {written/1e6:.0f} M numbers', ms, 'ms', 'plain, one thread',
-                                     times['plain']/ms, threads=1)], args.out)
+    show(rows_of(times, args), args.out)
 
 
 def rows_of(times, args):

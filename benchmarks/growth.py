@@ -18,14 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dla_nb.core import Recipe
 from dla_nb.losses import global_loss
-from dla_nb.scoring import normal_stats, score_images, untrained
+from dla_nb.methods.dla import Untrained
 from rows import row, show
 
 #: The smallest network: growth does not depend on the network's size.
-TINY = Recipe(backbone='tiny', proj_dim=16, pred_hidden=4, dense_hidden=8, dense_dim=8, size=64, resize=73, region_min=14,
-              region_max=36, n_passes=4)
+TINY = Untrained.Recipe(backbone='tiny', size=64, resize=73, n_passes=4)
 BATCHES = (50, 100, 200, 400, 800, 1600, 3200)
 
 
@@ -51,10 +49,10 @@ def subject(what: str, n: int, path: str):
     if what == 'pairs loss':
         parts = [torch.randn(n, 2048, generator=torch.Generator().manual_seed(k)).requires_grad_(k % 2 == 0) for k in range(4)]
         return lambda: torch.autograd.grad(global_loss(*parts), parts[::2])
-    model, images = untrained(TINY), Mapped(path, n)
-    stats = normal_stats(model, np.asarray(images[:10]), TINY)
-    if what == 'normal statistics': return lambda: normal_stats(model, images, TINY, batch_size=10).mean
-    return lambda: list(score_images(model, stats, images, TINY, batch_size=10).stages.values())
+    images = Mapped(path, n)
+    method = Untrained(TINY).fit(np.asarray(images[:10]), device='cpu')
+    if what == 'normal statistics': return lambda: [method.measure(images).mean_c2]
+    return lambda: [method.score(images, batch_size=10)]
 
 
 class Mapped:

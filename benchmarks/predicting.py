@@ -16,11 +16,11 @@ CHILD = '''
 import os, sys, time
 from pathlib import Path
 import torch
-from dla_nb.detector import DLADetector
+from dla_nb.detector import Detector
 from dla_nb.predict import predict_to_files
 torch.set_num_threads(1)
 def resident(): return int(open('/proc/self/statm').read().split()[1])*os.sysconf('SC_PAGE_SIZE')/2**20
-detector, start, seen = DLADetector.load(sys.argv[1], 'cpu'), time.perf_counter(), [resident()]
+detector, start, seen = Detector.load(sys.argv[1], 'cpu'), time.perf_counter(), [resident()]
 def watched(predictions):
     for p in predictions: seen.append(resident()); yield p
 n = predict_to_files(detector, [sys.argv[2]], Path(sys.argv[2])/'out', progress=watched)
@@ -38,13 +38,13 @@ def draw(rng, height: int, width: int) -> np.ndarray:
 
 
 def main(counts: list, tile: bool) -> None:
-    from dla_nb.core import PRESETS
-    from dla_nb.detector import DLADetector
-    from dla_nb.scoring import untrained
-    from dla_nb.tiles import Tiling
-    rng, recipe = np.random.default_rng(0), PRESETS['demo'].but(resize=64, backbone='tiny', n_passes=3)
+    from dla_nb.detector import Detector
+    from dla_nb.methods.dla import Untrained
+    rng = np.random.default_rng(0)
+    recipe = Untrained.Recipe(resize=64, size=64, backbone='tiny', n_passes=3)
     good = np.stack([draw(rng, 64, 64).transpose(2, 0, 1) for _ in range(240)])
-    detector = DLADetector.from_model(untrained(recipe), good[:40], recipe, 'cpu', tiling=Tiling(64) if tile else None)
+    images = [image.transpose(1, 2, 0) for image in good[:40]] if tile else good[:40]
+    detector = Detector.fit(images, 'untrained', recipe=recipe, holdout=0, device='cpu', tile=64 if tile else None)
     detector.calibrate([draw(rng, 256, 256) for _ in range(20)] if tile else good[40:], .05)
     print('threshold', detector.threshold)
     with tempfile.TemporaryDirectory() as tmp:

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torchvision.models import resnet18
 
-from dla_nb.core import Recipe
-from dla_nb.scoring import normal_stats, score_maps, untrained
+from dla_nb.methods.dla import Untrained
 from rows import row, show
 
 def seconds(f):
@@ -31,12 +30,11 @@ def fastest(repeats, **what):
 @torch.no_grad()
 def passes(args):
     "Scoring a batch, in whole forward passes of ResNet-18."
-    recipe = Recipe(size=args.size, resize=args.size, region_min=1, region_max=1, n_passes=args.passes)
-    model, whole = untrained(recipe), resnet18(weights=None).eval()
+    whole = resnet18(weights=None).eval()
     x = torch.rand(args.batch, 3, args.size, args.size)
     images = (255*x).byte().numpy()
-    stats = normal_stats(model, images, recipe, batch_size=args.batch)
-    t = fastest(args.repeats, whole=lambda: whole(x), score=lambda: score_maps(model, stats, x, recipe).total)
+    method = Untrained(size=args.size, resize=args.size, n_passes=args.passes).fit(images, device='cpu')
+    t = fastest(args.repeats, whole=lambda: whole(x), score=lambda: method(x))
     ratio = t['score']/t['whole']
     print(f'{args.batch} images of {args.size} px, T = {args.passes}, {args.threads} thread(s):')
     print(f'  one whole pass {t["whole"][0]:.3f} s, scoring {t["score"][0]:.3f} s: {ratio[0]:.1f} whole passes '

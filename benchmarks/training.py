@@ -6,8 +6,8 @@
 - `bare`: forward and backward of the same network on random tensors of the same shapes, nothing else
 - `plain`: PIL and torchvision image by image in 16 workers of a DataLoader, the network in float32 as torch comes
 
-`whole` and `bare` are measured under each setting of `Speed`; the target is the ratio under the one that makes `bare` fastest. Images
-are noise: speed does not depend on what they show."""
+`whole` and `bare` are measured in float32 and, on a GPU, in bfloat16; the target is the ratio under the one that makes `bare` fastest.
+Images are noise: speed does not depend on what they show."""
 import argparse
 import statistics
 import time
@@ -23,12 +23,12 @@ from torchvision.transforms import functional as TF
 
 from augment import plain as plain_local
 from dla_nb.augment import draw_local, random_regions
-from dla_nb.core import Recipe, seed_everything
+from dla_nb.core import seed_everything
+from dla_nb.methods.dla import DLA, DLALoss, DLARecipe
 from dla_nb.model import DLANet
-from dla_nb.training import DLALoss, Speed, dla_learner, speed_up
 from rows import row, show
 
-SPEEDS = (Speed(), Speed(bf16=True), Speed(bf16=True, channels_last=True), Speed(bf16=True, channels_last=True, compile=True))
+SPEEDS = ('float32', 'bfloat16')
 
 
 def synchronise(device) -> None:
@@ -45,10 +45,11 @@ class Clock(Callback):
             self.seconds, self.start = time.perf_counter() - getattr(self, 'start', 0), time.perf_counter()
 
 
-def whole(images, recipe: Recipe, device, speed: Speed, steps: int, warm: int) -> float:
+def whole(images, recipe: DLARecipe, device, speed: str, steps: int, warm: int) -> float:
     "Images a second of training as it is, with one batch an epoch: the usual case, and the one with most around a step."
     clock = Clock(warm)
-    learn = dla_learner(images, recipe, device=device, speed=speed, cbs=[clock])
+    learn = DLA(recipe).learner(images, device=device, cbs=[clock])
+    if speed == 'bfloat16': learn.to_bf16()
     with learn.no_bar(), learn.no_logging(): learn.fit(warm + steps)
     return steps*len(images)/clock.seconds
 
@@ -58,16 +59,17 @@ def scalar(encoded: tuple) -> torch.Tensor:
     return sum(t.float().mean() for e in encoded for t in (e.p, e.dense_p) if t is not None)
 
 
-def bare(images, recipe: Recipe, device, speed: Speed, steps: int, warm: int) -> float:
+def bare(images, recipe: DLARecipe, device, speed: str, steps: int, warm: int) -> float:
     "Images a second of the network alone, on random tensors."
     seed_everything(0)
-    model = speed_up(DLANet(recipe).to(device).train(), speed)
+    model = DLANet(recipe).to(device).train()
     xs = [torch.rand(len(images), 3, recipe.size, recipe.size, device=device) for _ in range(4)]
     for step in range(warm + steps):
         if step == warm:
             synchronise(device)
             start = time.perf_counter()
-        scalar(model(*xs)).backward()
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=speed == 'bfloat16'): loss = scalar(model(*xs))
+        loss.backward()
         model.zero_grad(set_to_none=True)
     synchronise(device)
     return steps*len(images)/(time.perf_counter() - start)
@@ -75,7 +77,7 @@ def bare(images, recipe: Recipe, device, speed: Speed, steps: int, warm: int) ->
 
 class PlainSet(Dataset):
     "Image by image: two views as SimSiam's, the image, and a local augmentation, by PIL and torchvision."
-    def __init__(self, images, recipe: Recipe):
+    def __init__(self, images, recipe: DLARecipe):
         self.images, self.recipe = [Image.fromarray(np.moveaxis(np.asarray(v), 0, -1)) for v in images], recipe
         s, jitter = recipe.size, T.ColorJitter(.4, .4, .4, .1)
         self.view = T.Compose([T.RandomResizedCrop(s, (.2, 1.)), T.RandomHorizontalFlip(), T.RandomApply([jitter], .8), T.RandomGrayscale(.2),
@@ -85,11 +87,12 @@ class PlainSet(Dataset):
 
     def __getitem__(self, i):
         r, image = self.recipe, TF.center_crop(self.images[i], self.recipe.size)
-        place, numbers = ([v.tolist()[0] for v in drawn] for drawn in (random_regions(1, r.size, r.size, r), draw_local(1, r)))
+        x = torch.empty(1).expand(1, 3, r.size, r.size)
+        place, numbers = ([v.tolist()[0] for v in drawn] for drawn in (random_regions(x, r), draw_local(x, r)))
         return self.view(image), self.view(image), TF.to_tensor(image), plain_local(image, place, numbers)
 
 
-def plain(images, recipe: Recipe, device, steps: int, warm: int, workers: int) -> float:
+def plain(images, recipe: DLARecipe, device, steps: int, warm: int, workers: int) -> float:
     "Images a second of the usual way."
     torch.set_num_threads(1 if workers else torch.get_num_threads())
     loader = DataLoader(PlainSet(images, recipe), len(images), shuffle=True, num_workers=workers, persistent_workers=bool(workers),
@@ -116,7 +119,7 @@ def best_of(turns: int, jobs: dict) -> dict:
     return {name: statistics.median(v) for name, v in found.items()}
 
 
-def rates(images, recipe: Recipe, device, speeds: list, steps: int, warm: int, turns: int = 2) -> dict: # {speed: (whole, bare)}
+def rates(images, recipe: DLARecipe, device, speeds: list, steps: int, warm: int, turns: int = 2) -> dict: # {speed: (whole, bare)}
     "The step and the bare network, in turns."
     out = {}
     for speed in speeds:
@@ -126,16 +129,16 @@ def rates(images, recipe: Recipe, device, speeds: list, steps: int, warm: int, t
     return out
 
 
-def network_rows(found: dict, recipe: Recipe, batch: int, device) -> list:
+def network_rows(found: dict, recipe: DLARecipe, batch: int, device) -> list:
     "Rows of `rates`; the target counts for the setting with the fastest bare network."
     fastest, what = max(found, key=lambda s: found[s][1]), f'{batch} images of {recipe.size} px'
-    return [row('training', f'whole step, {speed.label or "float32"}, {what}', w, 'images/s', 'bare network, same setting', w/b,
+    return [row('training', f'whole step, {speed}, {what}', w, 'images/s', 'bare network, same setting', w/b,
                 '>= 0.85' if speed == fastest and recipe.size == 224 and batch == 200 else '', device) for speed, (w, b) in found.items()]
 
 
-def plain_rows(found: dict, recipe: Recipe, images, device, workers: int, steps: int) -> list:
+def plain_rows(found: dict, recipe: DLARecipe, images, device, workers: int, steps: int) -> list:
     "The fastest whole step against the usual way."
-    rate, speed = max((w, s.label or 'float32') for s, (w, _) in found.items())
+    rate, speed = max((w, s) for s, (w, _) in found.items())
     usual = plain(images, recipe, device, steps, 1, workers)
     return [row('training', f'whole step, {speed}, {len(images)} images of {recipe.size} px', rate, 'images/s',
                 f'PIL image by image, {workers} workers, float32', rate/usual, '>= 10' if recipe.size == 224 and workers == 16 else '', device)]
@@ -152,9 +155,10 @@ def main() -> None:
     parser.add_argument('--workers', type=int, default=16), parser.add_argument('--out', type=Path)
     parser.add_argument('--dry', action='store_true', help='tiny sizes: does it run?')
     args = parser.parse_args()
-    recipe, speeds = Recipe(), list(SPEEDS)
+    recipe = DLARecipe()
+    speeds = SPEEDS if torch.device(args.device).type == 'cuda' else SPEEDS[:1]
     if args.dry:
-        recipe, speeds = Recipe(backbone='tiny', proj_dim=16, pred_hidden=8, resize=36, size=32, region_min=8, region_max=18), list(SPEEDS[:3])
+        recipe = DLA.preset('smoke')
         args.batch, args.steps, args.warm, args.workers = 8, 2, 1, 0
     images = noise_images(args.batch, recipe.resize)
     found = rates(images, recipe, args.device, speeds, args.steps, args.warm)

@@ -294,6 +294,25 @@ class LocalSample(NamedTuple):
     region:Tensor  # bool, (n,1,h,w), True where it may differ from x
     weights:Tensor # (K,n), in the order of LOCAL_AUGMENTATIONS, then the extra ones
 
+def _few(x:Tensor)->list: # of slices
+    "A few images at a time on a CPU, whose caches hold what is in between; all on a GPU."
+    n, _, h, w = x.shape
+    k = max(1, 400_000//(h*w)) if x.device.type == 'cpu' else max(1, n)
+    return [slice(i, i + k) for i in range(0, max(1, n), k)]
+
+def _some(numbers, part:slice): # a named tuple of tensors (n,...), of some images
+    return type(numbers)(*(v[part] for v in numbers))
+
+def _augmented(x, regions, draw, variant, extra, generator): # -> (image, weights) of `local_augment`
+    chained = variant == 'sequential'
+    candidates = apply_local(x, regions, draw, extra, generator, chained)
+    weights = x.new_ones(candidates.shape[:2])
+    if variant == 'mean': weights = weights/len(weights)
+    if variant == 'dla': weights = dynamic_weights(x, candidates)
+    image = candidates[-1] if chained else mix(candidates, weights)
+    if variant != 'sum': image = torch.where(regions.mask(x), image, x)
+    return image, weights
+
 def local_augment(
     x:Tensor,                       # images, (n,3,h,w) in [0,1]
     recipe,                         # its local, static_la and the fields of the two draws
@@ -309,15 +328,13 @@ def local_augment(
                          "'dla', or 'la' with 'sequential', 'sum' or 'mean'")
     regions = random_regions(x, recipe, generator)
     draw = draw_local(x, recipe, generator)
-    chained = variant == 'sequential'
-    candidates = apply_local(x, regions, draw, extra, generator, chained)
-    weights = x.new_ones(candidates.shape[:2])
-    if variant == 'mean': weights = weights/len(weights)
-    if variant == 'dla': weights = dynamic_weights(x, candidates)
-    image = candidates[-1] if chained else mix(candidates, weights)
-    mask = regions.mask(x)
-    if variant != 'sum': image = torch.where(mask, image, x)
-    return LocalSample(image, mask, weights)
+    images, weights = [], []
+    for few in _few(x):
+        numbers = _some(regions, few), _some(draw, few)
+        image, w = _augmented(x[few], *numbers, variant, extra, generator)
+        images.append(image)
+        weights.append(w)
+    return LocalSample(torch.cat(images), regions.mask(x), torch.cat(weights, 1))
 
 # %% ../nbs/20_augment.ipynb #c047
 class View(NamedTuple):
@@ -407,16 +424,25 @@ def _blur(x, sigma, radius): # sigma: px, 0 for none, (n,); radius: px, below th
     y = F.conv2d(y, taps.mT, groups=len(x))
     return y.transpose(0, 1)
 
-def apply_view(
-    x:Tensor,       # images, (n,3,h,w) in [0,1]
-    draw:_ViewDraw, # from `draw_view`
-)->Tensor:          # (n,3,h,w) in [0,1]
-    "The view of each image: crop and flip, colour jitter, grey, blur."
+def _view(x, draw): # as `apply_view`, all at once
     view = _resized_crop(x, draw.crop, draw.flip)
     view = _jitter(view, draw.jitter)
     view = torch.lerp(view, _grey(view), _per_image(draw.grey, view))
     if draw.radius and len(x): view = _blur(view, draw.sigma, draw.radius)
     return view
+
+def apply_view(
+    x:Tensor,       # images, (n,3,h,w) in [0,1]
+    draw:_ViewDraw, # from `draw_view`
+)->Tensor:          # (n,3,h,w) in [0,1]
+    "The view of each image: crop and flip, colour jitter, grey, blur."
+    views = []
+    for few in _few(x):
+        *numbers, radius = draw[1:]
+        crop = _some(draw.crop, few)
+        rest = [v[few] for v in numbers]
+        views.append(_view(x[few], _ViewDraw(crop, *rest, radius)))
+    return torch.cat(views)
 
 def global_view(
     x:Tensor,                       # images, (n,3,h,w) in [0,1]
