@@ -12,6 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from . import __version__
@@ -306,8 +307,13 @@ def _run_sweep(args)->int:
     if args.dry_run:
         _say(plan(runs, args.results))
         return _OK
-    done = sweep(runs, data, args.results, args.engine, budget, args.device, args.attempts,
-                 say=_say, address=args.address, gpus_per_run=args.gpus_per_run)
+    options = {}
+    if args.engine == 'ray':
+        from dla_nb.ray_engine import ray_engine
+        options['engine'] = partial(
+            ray_engine, address=args.address, gpus_per_run=args.gpus_per_run)
+    done = sweep(runs, data, args.results, time_budget=budget, device=args.device,
+                 attempts=args.attempts, say=_say, **options)
     _say(str(done))
     if done.stopped == 'signal':
         return _STOPPED

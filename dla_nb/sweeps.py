@@ -274,19 +274,14 @@ def sweep(
     runs:list,                    # the grid, of `Run`
     source_path:str|Path,         # folder with the categories
     results:str|Path='results',   # folder
-    engine:str='local',           # or 'ray'
+    engine:Callable=_local_engine, # runs jobs: here, or `ray_engine.ray_engine` on a cluster
     time_budget:float=None,       # seconds; None: as long as it takes
-    device:str=None,              # None: the GPU where there is one; ray: what the cluster gives
+    device:str=None,              # None: the GPU where there is one, here or on the cluster
     attempts:int=3,               # a run that has failed so often is left out
     checkpoint_seconds:float=60., # least time between two checkpoints; None: no checkpoints
     say:Callable=print,           # where the lines go
-    address:str=None,             # ray: of a cluster, 'auto' for one here; None: start one
-    gpus_per_run:float=.25,       # ray: part of a GPU for each job
-    retries:int=3,                # ray: how often a job begins again after its machine died
 )->SweepReport: # what was done and what is left
     "Measure what is pending. Call it again to go on, from several processes at once if you like."
-    if engine not in ('local', 'ray'):
-        raise ValueError(unknown_name('engine', engine, ('local', 'ray')))
     results = Path(results).resolve()
     folder = write_whole(results/'.sweep'/'.gitignore', '*\n').parent
     deadline = float('inf') if time_budget is None else time.time() + time_budget
@@ -295,13 +290,8 @@ def sweep(
     with _StopOnSignal(say) as asked:
         board = _Board(runs, results, blank, attempts, say, asked)
         board.tidy()
-        if engine == 'local':
-            outcomes = _local_engine(board.jobs(), board.stop)
-        else:
-            from dla_nb.ray_engine import ray_engine
-            outcomes = ray_engine(board.jobs(), board.stop, address, gpus_per_run, retries)
         try:
-            for job, outcome in outcomes:
+            for job, outcome in engine(board.jobs(), board.stop):
                 board.record(job, outcome)
         finally:
             for lock in board.locks.values():

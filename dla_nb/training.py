@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.callback import hook   # its import gives a Learner `summary`
+from fastai.callback import hook   # gives a Learner `summary`
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.schedule import ParamScheduler, SchedCos, SuggestionMethod
 from fastai.callback.tracker import TrackerCallback
@@ -180,6 +180,14 @@ class _MixedPrecision(MixedPrecision):
 
 class ImageLearner(Learner):
     "A fastai Learner without a validation set, whose loss may be negative."
+    no_summary = ''   # why fastai's `summary` cannot list the layers; empty: it can
+
+    def summary(self):
+        "fastai's table of layers; ValueError with what to do instead where there can be none."
+        if self.no_summary:
+            raise ValueError(self.no_summary)
+        return super().summary()
+
     def lr_find(self,
         start_lr:float=1e-7,  # the first rate
         end_lr:float=10,      # the last rate

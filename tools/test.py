@@ -159,7 +159,6 @@ def all_tests(flags: list, threads: int) -> dict:
     tests = {
         'wheel in an empty environment': test_wheel,
         'ONNX model without torch': partial(script, 'onnx_test.py'),
-        'GPU script on a CPU': partial(script, 'gpu_run.py', '--dry'),
         'export in sync': partial(test_unchanged, 'nbdev-export', 'dla_nb', '*.py'),
         'notebooks clean': partial(test_unchanged, 'nbdev-clean', 'nbs', '*.ipynb'),
         'README matches index': partial(script, 'readme.py', '--check'),
