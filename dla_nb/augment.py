@@ -303,7 +303,7 @@ def _few(x:Tensor)->list: # of slices
 def _some(numbers, part:slice): # a named tuple of tensors (n,...), of some images
     return type(numbers)(*(v[part] for v in numbers))
 
-def _augmented(x, regions, draw, variant, extra, generator): # -> (image, weights) of `local_augment`
+def _augmented(x, regions, draw, variant, extra, generator): # -> (image, weights)
     chained = variant == 'sequential'
     candidates = apply_local(x, regions, draw, extra, generator, chained)
     weights = x.new_ones(candidates.shape[:2])

@@ -63,7 +63,7 @@ def _categories(args, size:int):
         yield name, _guarded(name, len(names) == 1, load), len(names) == 1
 
 
-def _fit(category, args, save:bool, **options):
+def _fit(category, args, save:bool, options:dict):
     "Fit a detector; a run that was stopped goes on from the checkpoint beside its model."
     from dla_nb.detector import Detector
     out = Path(args.out)
@@ -88,7 +88,7 @@ def _run_train(args)->int:
         if category is None:
             continue
         _say(f'{category!r}')
-        detector = _guarded(name, only, lambda: _fit(category, args, True, **options))
+        detector = _guarded(name, only, lambda: _fit(category, args, True, options))
         if detector is None:
             continue
         path = Path(args.out)/f'{name}.safetensors'
@@ -189,7 +189,7 @@ def _evaluate_one(name:str, category, args, save:bool)->dict|None:
     from dla_nb.detector import Detector
     path = _saved(args, name)
     if path is None:
-        return _evaluate(category, _fit(category, args, save, holdout=0), args)
+        return _evaluate(category, _fit(category, args, save, dict(holdout=0)), args)
     detector = Detector.load(path, args.device)
     side = detector.recipe.resize
     if side != category.train.shape[-1]:
@@ -276,13 +276,13 @@ def _run_report(args)->int:
 
 def _run_export(args)->int:
     "dla-nb export"
-    try:
-        import dla_nb.export   # gives a Detector `export`
-    except ImportError as error:
-        raise ValueError(str(error)) from None
+    import dla_nb.export   # gives a Detector `export`
     from dla_nb.detector import Detector
     detector = Detector.load(args.model, 'cpu')
-    path = detector.export(args.out or Path(args.model).with_suffix('.onnx'))
+    try:
+        path = detector.export(args.out or Path(args.model).with_suffix('.onnx'))
+    except ImportError as error:
+        raise ValueError(str(error)) from None
     verdict = 'with its threshold' if detector.threshold else 'without a threshold'
     _say(f'exported: {path} ({path.stat().st_size/1e6:.1f} MB), {verdict}')
     return _OK

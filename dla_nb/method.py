@@ -42,8 +42,8 @@ def get_method(
 def _all_maps(method, images, call:Callable, batch_size:int, progress:bool)->list:
     "What `call` gives for each batch, in evaluation mode."
     if not method.fitted:
-        raise ValueError(f'{method.name} has not measured what is normal since its weights changed; '
-                         'call fit(images), or measure(images) after more training')
+        raise ValueError(f'{method.name} has not measured what is normal since its weights '
+                         'changed; call fit(images), or measure(images) after more training')
     batches = image_batches(images, method.recipe, batch_size, method.device, progress, 'scoring')
     with evaluating(method):
         return [call(x) for x in batches]

@@ -60,7 +60,7 @@ class _TrunkRecipe(BaseRecipe):
 
 @dataclass(frozen=True)
 class DLARecipe(_TrunkRecipe):
-    "Every number of the paper, and a field for each point it leaves open; px of the network's input."
+    "Every number of the paper, and a field for each point it leaves open; lengths in px."
     # Heads
     proj_dim:int=2048           # width of the projector, and of z
     pred_hidden:int=512         # hidden width of the predictor
