@@ -1,15 +1,16 @@
 """The pictures of nbs/images: `python tools/method_picture.py`.
 
     architecture.svg   the network, its losses and its scores, boxes and arrows only
-    method.png         a piece of drawn cloth, its views, its damaged copy, and the anomaly map of a defective piece
-    matches.png        two views of a drawn tablet, and matches on C3 of an untrained network
+    method.png         a piece of synthetic cloth, its views, its corrupted copy, and the map of a defective piece
+    matches.png        two views of a synthetic tablet, and matches on C3 of an untrained network
     maps.png           stage by stage: mean map, map of a defective piece, squared distance
     variance.png       the same of variance maps under dropout
     heat.png           input, mask, mask at a threshold, anomaly map: as in the paper's Fig. 4
 
-All are of drawn images (`dla_nb.toy`). The detector is really trained, by the preset `demo`: 64 px, 20 epochs, a minute on a
-CPU. With --keep FOLDER data and detector stay there, and the next call only draws."""
+The detector is trained by the preset `demo`: 64 px, 20 epochs, a minute on a CPU. With --keep FOLDER data and detector
+stay there, and the next call only draws."""
 import argparse
+import re
 import tempfile
 from html import escape
 from pathlib import Path
@@ -20,28 +21,33 @@ import matplotlib.pyplot as plt
 import torch
 from matplotlib.patches import ConnectionPatch, Rectangle
 
-from dla_nb.augment import LOCAL_AUGMENTATIONS, apply_view, draw_view, global_view, local_augment
-from dla_nb.core import PRESETS
-from dla_nb.data import center_crop, load_category
-from dla_nb.detector import DLADetector
+from dla_nb.augment import LOCAL_AUGMENTATIONS, VIEWS, apply_view, draw_view, global_view, local_augment
+from dla_nb.data import load_category
+from dla_nb.detector import Detector
+from dla_nb.images import center_crop, to_float
 from dla_nb.losses import dense_match
+from dla_nb.methods.dla import DLA
+from dla_nb.model import Trunk
 from dla_nb.plots import examples, map_limits, overlay, to_hwc
-from dla_nb.scoring import STAGE_NAMES, mc_variance, untrained
+from dla_nb.scoring import mc_variance, shared_passes
 from dla_nb.toy import draw_sample, make_toy
-from dla_nb.training import to_float
 
 OUT = Path(__file__).resolve().parent.parent/'nbs'/'images'
 CATEGORY, KIND = 'weave', 'hole'
-RECIPE = PRESETS['demo']
-plt.rcParams.update({'font.size': 10, 'savefig.facecolor': 'white', 'image.interpolation': 'nearest'})
+STAGES = ('c2', 'c3', 'c4')
+RECIPE = DLA.preset('demo')
+WIDTH = 7.2   # inches, 720 px
+plt.rcParams.update({'font.size': 12, 'savefig.facecolor': 'white', 'image.interpolation': 'nearest'})
 
 
 def prepare(folder: Path) -> tuple:
     "(category, trained detector)"
     root = make_toy(folder/f'toy_{CATEGORY}', categories=[CATEGORY], n_good=4, n_defect=4)
-    parts, path = load_category(root, recipe=RECIPE, cache_dir=folder/'cache', progress=False), folder/f'{CATEGORY}.safetensors'
-    if not path.exists(): DLADetector.fit(parts, recipe=RECIPE, holdout=0, device='cpu', seed=0).save(path)
-    return parts, DLADetector.load(path)
+    parts = load_category(root, size=RECIPE.resize, cache_dir=folder/'cache', progress=False)
+    path = folder/f'{CATEGORY}.safetensors'
+    if not path.exists():
+        Detector.fit(parts, recipe=RECIPE, holdout=0, device='cpu', seed=0).save(path)
+    return parts, Detector.load(path, 'cpu')
 
 
 def save(fig, name: str):
@@ -49,34 +55,62 @@ def save(fig, name: str):
     plt.close(fig)
 
 
-def panel(ax, image, title, colour='grey', **how):
+def panel(ax, image, title: str, colour: str = 'grey', **how):
     ax.imshow(image, **how)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=11)
-    for spine in ax.spines.values(): spine.set(edgecolor=colour, linewidth=2.5)
+    ax.set_title(title, fontsize=14)
+    for spine in ax.spines.values():
+        spine.set(edgecolor=colour, linewidth=2.5)
+
+
+def framed(ax, region):
+    "The rectangle of a local augmentation, outlined."
+    ys, xs = torch.where(region)
+    corner = (xs.min() - .5, ys.min() - .5)
+    width = xs.max() - xs.min() + 1
+    height = ys.max() - ys.min() + 1
+    ax.add_patch(Rectangle(corner, width, height, fill=False, ec='yellow', lw=2))
+
+
+def draw_learning(part, parts):
+    "Two views and a corrupted copy of one good image."
+    x = to_float(parts.train[:1], RECIPE.size)
+    g = torch.Generator().manual_seed(3)
+    views = [global_view(x, RECIPE, g) for _ in range(2)]
+    sample = local_augment(x, RECIPE, g)
+    axs = part.subplots(2, 2, gridspec_kw=dict(left=.12, right=.98, top=.93, bottom=.08, hspace=.36))
+    for ax, v, name in zip(axs[0], views, ('view  t(x)', 'view  t′(x)')):
+        panel(ax, to_hwc(v[0]), name, 'tab:blue')
+    panel(axs[1, 0], to_hwc(x[0]), 'good image  x')
+    panel(axs[1, 1], to_hwc(sample.image[0]), 'corrupted copy', 'tab:red')
+    framed(axs[1, 1], sample.region[0, 0])
+    part.text(.55, .49, '↑ pulled together ↑', ha='center', color='tab:blue')
+    names = [name.replace('_', ' ').replace('color', 'colour') for name in LOCAL_AUGMENTATIONS]
+    weights = ', '.join(f'{n} {w:.2f}' for n, w in zip(names, sample.weights[:, 0].tolist()))
+    part.text(.55, .045, '↑ pushed apart ↑', ha='center', color='tab:red')
+    part.text(.55, .01, weights, ha='center', color='tab:red', fontsize=12)
+
+
+def draw_inspection(part, parts, detector):
+    "A defective image, its map, and both."
+    maps = detector.score(parts.test)
+    i = parts.defects.index(KIND)
+    limits = map_limits(maps)
+    test = to_float(parts.test[i:i+1], RECIPE.size)[0]
+    axs = part.subplots(1, 3, gridspec_kw=dict(left=.12, right=.98, top=.85, bottom=.02, wspace=.06))
+    panel(axs[0], to_hwc(test), 'new image')
+    panel(axs[1], maps[i], 'anomaly map', cmap='inferno', vmin=limits[0], vmax=limits[1])
+    panel(axs[2], overlay(test, maps[i], limits), 'both')
 
 
 def draw_method(parts, detector):
     "Two rows that learn and one that inspects, large enough for a phone."
-    x, g = to_float(torch.as_tensor(parts.train[:1]), RECIPE.size), torch.Generator().manual_seed(3)
-    views, sample = [global_view(x, RECIPE, g) for _ in range(2)], local_augment(x, RECIPE, g)
-    maps, i = detector.score(parts.test).total, parts.defects.index(KIND)
-    limits, test = map_limits(maps), to_float(torch.as_tensor(parts.test[i:i+1]), RECIPE.size)[0]
-    fig = plt.figure(figsize=(5.4, 6.6))
-    learn, inspect = fig.subfigures(2, 1, height_ratios=(2.05, 1))
-    axs = learn.subplots(2, 2, gridspec_kw=dict(left=.12, right=.98, top=.9, bottom=.08, hspace=.42))
-    for ax, v, name in zip(axs[0], views, ("view  t(x)", "view  t′(x)")): panel(ax, to_hwc(v[0]), name, 'tab:blue')
-    panel(axs[1, 0], to_hwc(x[0]), 'good image  x')
-    panel(axs[1, 1], to_hwc(sample.image[0]), 'damaged copy', 'tab:red')
-    ys, xs = torch.where(sample.region[0, 0])
-    axs[1, 1].add_patch(Rectangle((xs.min() - .5, ys.min() - .5), xs.max() - xs.min() + 1, ys.max() - ys.min() + 1, fill=False, ec='yellow', lw=2))
-    learn.text(.55, .485, '↑ pulled together ↑', ha='center', color='tab:blue')
-    weights = ', '.join(f'{n.replace("_", " ").replace("color", "colour").replace("scale", "")} {w:.2f}' for n, w in zip(LOCAL_AUGMENTATIONS, sample.weights[:, 0].tolist()))
-    learn.text(.55, .015, f'↑ pushed apart ↑   {weights}', ha='center', color='tab:red', fontsize=9)
-    axs = inspect.subplots(1, 3, gridspec_kw=dict(left=.12, right=.98, top=.85, bottom=.02, wspace=.06))
-    for ax, image, name in zip(axs, (to_hwc(test), maps[i], overlay(test, maps[i], limits)), ('new image', 'anomaly map', 'both')):
-        panel(ax, image, name, **({} if image.ndim == 3 else dict(cmap='inferno', vmin=limits[0], vmax=limits[1])))
-    for part, word in ((learn, 'LEARN'), (inspect, 'INSPECT')): part.text(.03, .45, word, rotation=90, va='center', weight='bold', fontsize=12)
+    fig = plt.figure(figsize=(WIDTH, 9.2))
+    learn, inspect = fig.subfigures(2, 1, height_ratios=(2.3, 1))
+    draw_learning(learn, parts)
+    draw_inspection(inspect, parts, detector)
+    for part, word in ((learn, 'LEARN'), (inspect, 'INSPECT')):
+        part.text(.03, .45, word, rotation=90, va='center', weight='bold', fontsize=14)
     save(fig, 'method.png')
 
 
@@ -84,56 +118,76 @@ def places(draw, S: int):
     "Centres of the S x S positions of a view, as x, y in pixels of its image, (S*S,2)."
     at = (torch.arange(S) + .5)/S
     along = at.flip(0) if draw.flip else at
-    return torch.cartesian_prod(draw.crop.top + at*draw.crop.height, draw.crop.left + along*draw.crop.width).flip(1)
+    down = draw.crop.top + at*draw.crop.height
+    right = draw.crop.left + along*draw.crop.width
+    return torch.cartesian_prod(down, right).flip(1)
 
 
 def draw_matches():
     "Positions of one view of a tablet and the most similar position of the other, by an untrained network."
-    quick, x = PRESETS['quick'], torch.from_numpy(draw_sample('tablet', 'good', 112, 7)[0]).permute(2, 0, 1)[None]/255
-    draws = [draw_view(1, 112, 112, quick, torch.Generator().manual_seed(seed)) for seed in (37, 4)]
+    recipe = DLA.preset('quick')
+    x = torch.from_numpy(draw_sample('tablet', 'good', recipe.size, 7)[0]).permute(2, 0, 1)[None]/255
+    view = VIEWS[recipe.views]
+    draws = [draw_view(x, view, torch.Generator().manual_seed(seed)) for seed in (37, 4)]
     views = [apply_view(x, d) for d in draws]
-    with torch.no_grad(): f1, f2 = (untrained(quick).trunk_maps(v)[1] for v in views)
+    torch.manual_seed(0)
+    trunk = Trunk(recipe).eval()
+    with torch.no_grad():
+        f1, f2 = (trunk.trunk_maps(v)[1] for v in views)
     match, S = dense_match(f1, f2)[0], f1.shape[-1]
-    right = torch.cdist(*(places(d, S) for d in draws))[range(S*S), match] < 1.5*draws[1].crop.height.item()/S
-    fig, axs = plt.subplots(1, 2, figsize=(5.4, 2.9), layout='constrained')
-    for ax, v, name in zip(axs, views, ('view  t(x)', 'view  t′(x)')): panel(ax, to_hwc(v[0]), name, 'tab:blue', extent=(-.5, S - .5, S - .5, -.5))
+    distance = torch.cdist(*(places(d, S) for d in draws))[range(S*S), match]
+    right = distance < 1.5*draws[1].crop.height.item()/S
+    fig, axs = plt.subplots(1, 2, figsize=(WIDTH, 3.9), layout='constrained')
+    for ax, v, name in zip(axs, views, ('view  t(x)', 'view  t′(x)')):
+        panel(ax, to_hwc(v[0]), name, 'tab:blue', extent=(-.5, S - .5, S - .5, -.5))
     for s in [r*S + c for r in (4, 6, 8, 10) for c in (1, 4, 7, 10, 12)]:
-        a, b, colour = (s % S, s//S), (match[s] % S, match[s]//S), 'lime' if right[s] else 'orange'
+        a, b = (s % S, s//S), (match[s] % S, match[s]//S)
+        colour = 'lime' if right[s] else 'orange'
         fig.add_artist(ConnectionPatch(a, b, 'data', 'data', axesA=axs[0], axesB=axs[1], color=colour, lw=1.6))
-        for ax, at in zip(axs, (a, b)): ax.plot(*at, 'o', ms=6, color=colour, mec='black')
+        for ax, at in zip(axs, (a, b)):
+            ax.plot(*at, 'o', ms=6, color=colour, mec='black')
     save(fig, 'matches.png')
 
 
-def draw_stages(parts, detector, variance: bool, name: str):
-    "Per stage: the normal images' mean, this image, the squared distance. Maps and variances are summed over channels."
-    i = parts.defects.index(KIND)
-    x, stats = to_float(torch.as_tensor(parts.test[i:i+1]), RECIPE.size), detector.stats
-    scores, both = detector.score(parts.test[i:i+1]), mc_variance(detector.model, x, RECIPE, stats.seed)
-    of, means = both[variance], stats.var if variance else stats.mean
-    fig, axs = plt.subplots(3, 3, figsize=(5.4, 5.6), layout='constrained')
-    for row, s, mean, h in zip(axs, STAGE_NAMES, means, of):
-        seen = [m.sum(0) if variance else m.norm(dim=0) for m in (mean, h[0])]
+def draw_stages(parts, detector, kind: str, name: str):
+    "Per stage: the normal images' mean, this image, the squared distance. All are summed over channels."
+    method, i = detector.method, parts.defects.index(KIND)
+    x = to_float(parts.test[i:i+1], RECIPE.size)
+    with torch.no_grad():
+        distances = method.difference_maps(x)
+        maps, variances = mc_variance(method.trunk, x, RECIPE, shared_passes(RECIPE))
+    found = variances if kind == 'var' else maps
+    error = 'uncertainty' if kind == 'var' else 'regression'
+    fig, axs = plt.subplots(3, 3, figsize=(WIDTH, 7.4), layout='constrained')
+    for row, s, h in zip(axs, STAGES, found):
+        mean = getattr(method, f'{kind}_{s}')
+        seen = [m.sum(0) if kind == 'var' else m.norm(dim=0) for m in (mean, h[0])]
         low, high = min(m.min() for m in seen), max(m.max() for m in seen)
-        d = scores.stages[f'{"uncertainty" if variance else "regression"}_{s}'][0]
-        for ax, m, title in zip(row, seen, ('mean of good', 'this image')): panel(ax, m, title, vmin=low, vmax=high)
+        d = distances[f'{error}_{s}'][0]
+        for ax, m, title in zip(row, seen, ('mean of good', 'this image')):
+            panel(ax, m, title, vmin=low, vmax=high)
         panel(row[2], d, 'distance', cmap='inferno')
-        row[0].set_ylabel(f'{s.upper()}  {len(mean)}×{len(d)}×{len(d)}', fontsize=11)
+        row[0].set_ylabel(f'{s.upper()}  {len(mean)}×{len(d)}×{len(d)}', fontsize=13)
     save(fig, name)
 
 
 def draw_heat(parts, detector):
-    "One image of each kind: input, truth, what scores above every pixel of the good test images, the map on its own scale."
-    scores, some = detector.score(parts.test).total, [i for i in examples(parts.defects)]
+    "One image of each kind: input, truth, what scores above every pixel of the good test images, its map."
+    scores = detector.score(parts.test)
+    some = examples(parts.defects)
     good = torch.as_tensor([d == 'good' for d in parts.defects])
     cut = scores[good].max()
     images, masks = (center_crop(v, RECIPE.size) for v in (parts.test, parts.masks))
-    fig, axs = plt.subplots(4, len(some), figsize=(5.4, 4.6), layout='constrained')
+    fig, axs = plt.subplots(4, len(some), figsize=(WIDTH, 6.1), layout='constrained')
     for column, i in zip(axs.T, some):
-        for ax, image in zip(column, (to_hwc(images[i]), masks[i], scores[i] > cut)): ax.imshow(image, cmap='gray', vmin=0, vmax=1)
+        for ax, image in zip(column, (to_hwc(images[i]), masks[i], scores[i] > cut)):
+            ax.imshow(image, cmap='gray', vmin=0, vmax=1)
         column[3].imshow(scores[i], cmap='inferno')
-        for ax in column: ax.set(xticks=[], yticks=[])
-        column[0].set_title(parts.defects[i].replace('_', ' '), fontsize=10)
-    for ax, word in zip(axs[:, 0], ('input', 'truth', 'found', 'map')): ax.set_ylabel(word, fontsize=11)
+        column[0].set_title(parts.defects[i].replace('_', ' '), fontsize=13)
+        for ax in column:
+            ax.set(xticks=[], yticks=[])
+    for ax, label in zip(axs[:, 0], ('input', 'mask', 'found', 'map')):
+        ax.set_ylabel(label, fontsize=13)
     save(fig, 'heat.png')
 
 
@@ -163,7 +217,6 @@ HEADS = [(10, 40, 'Training: good images only', 28), (10, 80, 'a positive pair',
 
 def lowered(text: str) -> str:
     "SVG text with subscripts."
-    import re
     return re.sub(r'_\{(\w+)\}', r'<tspan dy="6" font-size="16">\1</tspan><tspan dy="-6">&#8203;</tspan>', escape(text))
 
 
@@ -172,12 +225,17 @@ def draw_architecture():
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 1460" width="720" height="1460" font-family="DejaVu Sans, Verdana, sans-serif" font-size="22" fill="#1b2733">',
              '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" markerHeight="8" orient="auto"><path d="M0 0L8 4L0 8z" fill="#5b6773"/></marker></defs>',
              '<rect width="720" height="1460" fill="#fff"/>']
-    for x, y, text, size in HEADS: parts.append(f'<text x="{x}" y="{y}" font-size="{size}" font-weight="{700 if size > 22 else 400}">{escape(text)}</text>')
+    for x, y, text, size in HEADS:
+        weight = 700 if size > 22 else 400
+        parts.append(f'<text x="{x}" y="{y}" font-size="{size}" font-weight="{weight}">{escape(text)}</text>')
     for x, y, w, h, lines, colour in BOXES:
         parts.append(f'<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="10" fill="{colour}" stroke="#8593a1" stroke-width="1.5"/>')
         for k, line in enumerate(lines):
-            parts.append(f'<text x="{x + w/2:g}" y="{y + h/2 + 8 + 28*(k - (len(lines) - 1)/2):g}" text-anchor="middle">{lowered(line)}</text>')
-    for x, y1, y2 in ARROWS: parts.append(f'<path d="M{x} {y1 + 3}V{y2 - 3}" stroke="#5b6773" stroke-width="2.5" marker-end="url(#a)"/>')
+            middle = y + h/2 + 8 + 28*(k - (len(lines) - 1)/2)
+            parts.append(f'<text x="{x + w/2:g}" y="{middle:g}" text-anchor="middle">{lowered(line)}</text>')
+    for x, y1, y2 in ARROWS:
+        line = f'M{x} {y1 + 3}V{y2 - 3}'
+        parts.append(f'<path d="{line}" stroke="#5b6773" stroke-width="2.5" marker-end="url(#a)"/>')
     (OUT/'architecture.svg').write_text('\n'.join([*parts, '</svg>', '']), encoding='utf-8')
 
 
@@ -188,11 +246,16 @@ def main():
     args = parser.parse_args()
     OUT.mkdir(exist_ok=True)
     draw_architecture()
-    if args.architecture: return
+    if args.architecture:
+        return
     with tempfile.TemporaryDirectory() as tmp:
-        things = prepare(args.keep or Path(tmp))
-        draw_method(*things), draw_matches(), draw_heat(*things)
-        draw_stages(*things, False, 'maps.png'), draw_stages(*things, True, 'variance.png')
+        parts, detector = prepare(args.keep or Path(tmp))
+        draw_method(parts, detector)
+        draw_matches()
+        draw_heat(parts, detector)
+        draw_stages(parts, detector, 'mean', 'maps.png')
+        draw_stages(parts, detector, 'var', 'variance.png')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()
