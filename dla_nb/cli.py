@@ -325,7 +325,17 @@ def _run_sweep(args)->int:
 def _run_tables(args)->int:
     "dla-nb tables"
     import dla_nb.detector   # registers the methods
-    raise NotImplementedError
+    from dla_nb.sweeps import _changed_scale
+    from dla_nb.tables import measured_recipes, paper_table, table_text
+    scale = _changed_scale('DLA', args.preset, args.set)
+    for number in args.table:
+        table = paper_table(number, args.results, scale, args.source, args.metric, tuple(args.free))
+        _say(table_text(table) + '\n')
+    known = measured_recipes(args.results)
+    if len(known):
+        _say(f'measured, for --preset and --set:\n{known.to_string(index=False)}')
+    else:
+        _say(f'{args.results} has no results yet')
     return _OK
 
 # %% ../nbs/85_cli.ipynb #c017
@@ -430,8 +440,8 @@ def _sweep_options(p:argparse.ArgumentParser)->None:
 def _tables_options(p:argparse.ArgumentParser)->None:
     p.add_argument('--results', default='results', help='folder (default: %(default)s)')
     p.add_argument('--table', nargs='+', type=int, choices=[1, 2, 3], default=[1, 2, 3])
-    p.add_argument('--recipe', default='paper',
-                   help='a preset, or a hash of results/recipes (default: %(default)s)')
+    p.add_argument('--preset', default='paper', metavar='NAME',
+                   help="each method's recipe of this name (default: %(default)s)")
     p.add_argument('--set', nargs='+', default=[], metavar='FIELD=VALUE',
                    help='change fields of the recipe, for example features=unit')
     p.add_argument('--free', nargs='+', default=[], metavar='FIELD',
