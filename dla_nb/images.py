@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_TYPES', 'read_image', 'to_image', 'resize', 'check_images', 'resize_batch', 'read_mask', 'center_crop',
-           'to_float', 'image_batches', 'map_to_image', 'in_order']
+           'to_float', 'image_batches', 'map_to_image']
 
 # %% ../nbs/08_images.ipynb #c002
 import os

@@ -54,9 +54,9 @@ def _views(p:Prediction, mask_path:str)->dict: # name -> data URI
     if p.mask is not None:
         views['overlay'][outline(p.mask)] = 0, 225, 255
     sharp = dict(quality=80, subsampling=0)   # outlines keep their colour
-    return {k: _data_uri('jpeg', Image.fromarray(v).save, **sharp) for k, v in views.items()}
+    return {k: _data_uri('jpeg', Image.fromarray(v).save, sharp) for k, v in views.items()}
 
-def _data_uri(kind:str, save:Callable, **options)->str: # data:image/kind;base64,...
+def _data_uri(kind:str, save:Callable, options:dict)->str: # data:image/kind;base64,...
     "A picture as text; `save` writes it to a file and takes the options."
     file = BytesIO()
     save(file, format=kind.removesuffix('+xml'), **options)
@@ -179,7 +179,7 @@ def _harmless(value):
 def _percent(share:float)->str:
     return '–' if np.isnan(share) else f'{100*share:.1f}\u00a0%'
 
-def _page(**values)->str: # HTML
+def _page(values:dict)->str: # HTML
     "The filled template."
     allowed = b64encode(sha256(_SCRIPT.encode()).digest()).decode()
     policy = ("default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
@@ -283,8 +283,8 @@ def report(self:Detector,
         area = auroc(known.score, known.truth != 'good')
         own = dict(image_auroc=area, pixel_auroc=np.nan, aupro=np.nan, why='no masks, see above')
         metrics = {self.method.name: own}
-    return write_whole(out, _page(
+    return write_whole(out, _page(dict(
         name=self.name, folder=folder and folder.resolve().name, t=self.threshold, warnings=said,
-        chart=_data_uri('svg+xml', _histogram(rows, self.threshold).savefig), cards=cards,
+        chart=_data_uri('svg+xml', _histogram(rows, self.threshold).savefig, {}), cards=cards,
         rows=rows.to_dict('records'), metrics=metrics, method=self.method, r=self.recipe,
-        info=self.info, today=provenance()['date']))
+        info=self.info, today=provenance()['date'])))

@@ -272,7 +272,8 @@ def variant_effects(
             after = select_rows(results, other, rows, source, free)
             both = after.merge(before, on=['row', 'category', 'seed'], suffixes=('', '_default'))
             table = both.groupby(['row', 'category'], as_index=False).agg(
-                seeds=('seed', 'size'), default=(f'{metric}_default', 'mean'), ours=(metric, 'mean'))
+                seeds=('seed', 'size'), default=(f'{metric}_default', 'mean'),
+                ours=(metric, 'mean'))
             if table.empty:
                 table = pd.DataFrame({'row': rows[-1:], 'seeds': 0})
             found.append(table.assign(point=point, variant=variant))
