@@ -40,7 +40,7 @@ class _Picture:
         self.unit = self.side/2*np.exp(1j*angle)
         y, x = np.indices(self.shape)
         self.grid = (x + 1j*y - self.at)/self.unit
-        falling = self.grid*self.point(self.rng, .16)
+        falling = self.grid*self.point(self.rng, .14)
         camera = np.random.default_rng(self.rng.integers(2**32))
         self.light = camera.normal(falling.real, .03)   # logarithm of the brightness, noisy
         self.part = np.ones(self.shape, bool)
@@ -83,9 +83,9 @@ class _Picture:
         self.part = part
         self.image = self.vary(table, .2)
         self.paint(part, colours)
-        soft = ndimage.gaussian_filter(np.float32(part), self.side/70)
+        soft = ndimage.gaussian_filter(.6*part, self.side/70)
         behind = np.roll(soft, self.side//40, (0, 1))
-        self.light += .6*(soft - behind)   # bright edges at the upper left, and a shadow
+        self.light += soft - behind   # bright edges at the upper left, and a shadow
 
     def bite(self, rim, low, high): # a piece of an outline breaks off, down to new radii
         first = self.odd.integers(32, 82)
