@@ -221,7 +221,7 @@ def _cell_text(cell:dict, star:bool)->str: # '91.2 ± 0.3 (3)*'
 def _place_text(place:tuple, common:list)->str: # a category, or what it is an average of
     over, name = place
     all_of = GROUPS.get(name, common)
-    n = len([c for c in common if c in all_of])
+    n = len(common) if name == 'total' else len([c for c in common if c in all_of])
     return {'category': name, 'all': f'{name}, all {len(all_of)}',
             'measured': f'{name}, the {n} measured'}[over]
 
