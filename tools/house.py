@@ -17,7 +17,7 @@ PACKAGE = 'dla_nb'
 MAX_COLUMNS = 100
 #: The largest value that each count may have.
 LIMITS = {
-    'library lines': 7_700,   # 7,000 is the aim
+    'library lines': 8_250,   # the aim: 7,000 with all methods
     'public names': 150,
     'operations a statement': 1.4,
     f'lines over {MAX_COLUMNS} columns': 0,
