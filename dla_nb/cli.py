@@ -32,7 +32,8 @@ def _complain(message:str):
 
 def _recipe_of(args):
     "The preset of the method with the changes of `--set`."
-    from dla_nb.detector import get_method
+    from dla_nb.detector import get_method, usual_method
+    args.method = args.method or usual_method(args.preset)
     return get_method(args.method).preset(args.preset).set(args.set)
 
 # %% ../nbs/85_cli.ipynb #c006
@@ -99,17 +100,33 @@ def _run_train(args)->int:
     return _OK if done == wanted else _INCOMPLETE
 
 # %% ../nbs/85_cli.ipynb #c010
-_CONTROLS = ('mean image', 'untrained')   # methods without training, for comparison
+_CONTROLS = ('mean image', 'untrained', 'LocalStats')   # no gradient, for comparison
 
 
-def _control_maps(category, recipe, device, progress:bool)->dict: # name -> maps of test images
-    "What no training reaches on the same images."
-    from dla_nb.detector import get_method
+def _control_recipe(cls, preset:str, recipe):
+    "A control's preset of that name, with the fields that the recipe has too."
+    from dataclasses import fields
+    base = cls.presets.get(preset) or cls.Recipe()
+    shared = {f.name for f in fields(base)} & {f.name for f in fields(recipe)}
+    return base.but(**{name: getattr(recipe, name) for name in shared})
+
+
+def _control_maps(category, detector, args)->dict: # name -> maps of test images
+    "What no training reaches on the same images, and in the demo the paper's method."
+    from dla_nb.detector import Detector, get_method
+    progress = not args.quiet
     found = {}
     for name in _CONTROLS:
         cls = get_method(name)
-        made = cls(cls.Recipe.of(recipe)).fit(category.train, 0, device, None, progress)
+        if name == detector.method.name:
+            continue
+        made = cls(_control_recipe(cls, args.preset, detector.recipe))
+        made.fit(category.train, 0, detector.device, None, progress)
         found[name] = made.score(category.test, progress=progress)
+    if args.command == 'demo' and detector.method.name != 'DLA':
+        made = Detector.fit(category, 'DLA', args.preset, seed=args.seed, device=args.device,
+                            progress=progress, holdout=0)
+        found['DLA'] = made.score(category.test, progress)
     return found
 
 
@@ -135,8 +152,7 @@ def _evaluate(category, detector, args)->dict: # {method: metrics}
     from dla_nb.detector import measure_maps
     maps = {detector.method.name: detector.method.test_maps(category, not args.quiet)}
     if not args.no_controls:
-        controls = _control_maps(category, detector.recipe, detector.device, not args.quiet)
-        maps = maps | {k: m for k, m in controls.items() if k not in maps}
+        maps = maps | _control_maps(category, detector, args)
     _save_picture(category, maps[detector.method.name], Path(args.out)/f'{category.name}.png')
     return {name: measure_maps(m, category) for name, m in maps.items()}
 
@@ -163,8 +179,8 @@ def _print_results(results:dict, out:Path)->None:
         if why:
             _say(f'{name}: {why}')
     pictures = ', '.join(str(out/f'{n}.png') for n in results)
-    _say('in %; mean image: squared distance to the mean training image; untrained: same scoring, '
-         f'random weights\npictures: {pictures}\ntable: {out/"results.csv"}')
+    _say('in %; mean image: squared distance to the mean training image; untrained: DLA with random '
+         f'weights; LocalStats: no gradient\npictures: {pictures}\ntable: {out/"results.csv"}')
 
 # %% ../nbs/85_cli.ipynb #c011
 def _saved(args, name:str)->Path|None:
@@ -341,15 +357,15 @@ def _run_tables(args)->int:
 # %% ../nbs/85_cli.ipynb #c017
 def _data_options(p:argparse.ArgumentParser, command:str)->None:
     "Options of train, evaluate and demo."
-    preset = dict(demo='demo', train='inspect').get(command, 'quick')
+    preset = 'demo' if command == 'demo' else 'default'
     if command != 'demo':
         p.add_argument('path', help='folder of categories (MVTec layout), one category, or a '
                        'folder of good images')
-    p.add_argument('--method', default='DLA', metavar='NAME', help='how to find what is not '
-                   'normal: DLA, AE-L2, "mean image", untrained (default: %(default)s)')
-    p.add_argument('--preset', default=preset, metavar='NAME', help="one of the method's: paper "
-                   '(the full recipe, needs a GPU), quick (half the resolution), inspect (as '
-                   'quick, but all of the image is looked at), demo, smoke (default: %(default)s)')
+    p.add_argument('--method', metavar='NAME', help='how to find what is not normal: DLA+, DLA '
+                   "(the paper's), LocalStats, AE-L2, \"mean image\", untrained (default: DLA+)")
+    p.add_argument('--preset', default=preset, metavar='NAME', help="one of the method's: fast "
+                   '(LocalStats, under a minute), default (minutes), fine (256 px), paper (needs a '
+                   'GPU), quick, demo, smoke (default: %(default)s)')
     p.add_argument('--set', nargs='+', default=[], metavar='FIELD=VALUE',
                    help='change fields of the recipe, for example epochs=100')
     p.add_argument('--category', nargs='+', default=[], metavar='NAME', help='only these')

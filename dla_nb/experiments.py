@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 
 import dla_nb.methods.autoencoder   # registers its methods
+import dla_nb.methods.dla_plus
 from .core import BaseRecipe, unknown_name
 from .data import Category
 from .files import append_row, provenance, read_rows, write_whole
@@ -35,7 +36,7 @@ ROWS = {   # of Table 2, in the paper's order: name -> (method, changes of its r
     'LA': ('DLA', {'local': 'la'}),
     'DLA': ('DLA', {'local': 'dla'}),
 }
-_CONTROLS = ('mean image', 'untrained')   # what each table has beside the paper's rows
+_CONTROLS = ('mean image', 'untrained', 'LocalStats')   # what each table has beside the paper's rows
 
 def row_of(
     name:str, # of a row of Table 2, or of a method

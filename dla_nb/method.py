@@ -246,6 +246,7 @@ class MeanImage(Method):
     Recipe = ImageRecipe
     presets = dict(
         paper=ImageRecipe(256, 224), quick=ImageRecipe(128, 112), inspect=ImageRecipe(128, 128),
+        default=ImageRecipe(128, 128), fine=ImageRecipe(256, 256),
         demo=ImageRecipe(73, 64), smoke=ImageRecipe(64, 64))
     statistics = ('mean',)
     seeded = False

@@ -145,7 +145,7 @@ class AutoEncoder(LearnedMethod):
     Net = _Net   # (n,3,side,side) to what `loss` takes, in evaluation to a reconstruction
     scoring_fields = ('stride',)
     presets = dict(
-        paper=AERecipe(), quick=_QUICK, inspect=_QUICK,
+        paper=AERecipe(), quick=_QUICK, inspect=_QUICK, default=_QUICK,
         paper_texture=AERecipe(resize=512, size=512, **_TEXTURE),
         quick_texture=_QUICK.but(resize=256, size=256, stride=32, **_TEXTURE),
         demo=_QUICK.but(resize=64, size=64, latent=50, width=16, shift=1, epochs=60, lr=1e-3),

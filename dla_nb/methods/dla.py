@@ -441,6 +441,7 @@ class DLA(_FeatureScore, LearnedMethod):
                         n_passes=2, backbone='tiny', proj_dim=16, pred_hidden=8, dense_hidden=8,
                         dense_dim=8),
     )
+    presets['default'] = presets['inspect']
 
     def build(self):
         super().build()
