@@ -179,8 +179,9 @@ def _print_results(results:dict, out:Path)->None:
         if why:
             _say(f'{name}: {why}')
     pictures = ', '.join(str(out/f'{n}.png') for n in results)
-    _say('in %; mean image: squared distance to the mean training image; untrained: DLA with random '
-         f'weights; LocalStats: no gradient\npictures: {pictures}\ntable: {out/"results.csv"}')
+    _say('in %; mean image: squared distance to the mean training image; untrained: DLA with '
+         'random weights; LocalStats: no gradient\n'
+         f'pictures: {pictures}\ntable: {out/"results.csv"}')
 
 # %% ../nbs/85_cli.ipynb #c011
 def _saved(args, name:str)->Path|None:

@@ -19,14 +19,15 @@ from typing import NamedTuple
 import torch
 
 import dla_nb.methods.autoencoder   # registers its methods
-import dla_nb.methods.dla_plus
 from .core import BaseRecipe, unknown_name
 from .data import Category
 from .files import append_row, provenance, read_rows, write_whole
 from .images import center_crop
 from .method import METHODS, LearnedMethod, Method, get_method
 from .methods.dla import DLARecipe
+from .methods.dla_plus import DLAPlusRecipe
 from .metrics import METRIC_NAMES, auroc, evaluate
+from .pseudo import SHAPES, SOURCES, pseudo_names
 
 # %% ../nbs/80_experiments.ipynb #c005
 ROWS = {   # of Table 2, in the paper's order: name -> (method, changes of its recipe)
@@ -36,7 +37,7 @@ ROWS = {   # of Table 2, in the paper's order: name -> (method, changes of its r
     'LA': ('DLA', {'local': 'la'}),
     'DLA': ('DLA', {'local': 'dla'}),
 }
-_CONTROLS = ('mean image', 'untrained', 'LocalStats')   # what each table has beside the paper's rows
+_CONTROLS = ('mean image', 'untrained', 'LocalStats')   # beside the paper's rows
 
 def row_of(
     name:str, # of a row of Table 2, or of a method
@@ -153,16 +154,33 @@ def _other_numbers(r:DLARecipe)->dict: # as `open_points`
                                      'pred_hidden': max(1, r.pred_hidden//4)}},
     }
 
+def _parts_of_dla_plus(r:DLAPlusRecipe)->dict: # as `open_points`
+    "What DLA+ is made of, each part changed or taken away."
+    references = ('place', 'global', 'image')
+    seen = [*pseudo_names(SHAPES, 'seen'), *pseudo_names(SOURCES, 'seen')]
+    return {
+        'references': {f'no {name}': {'references': ' '.join(n for n in references if n != name)}
+                       for name in references},
+        'share': {'no network': {'share': 0.}, 'network twice': {'share': 2.}},
+        'cross_fit': {'off': {'cross_fit': False}},
+        'left_out': {f'no {name}': {'left_out': name} for name in seen},
+        'clusters': {str(n): {'clusters': n} for n in (r.clusters//4, 4*r.clusters)},
+        'lambdas': {f'{v:g}': {'lambdas': (v,)} for v in r.lambdas},
+        'corrupted': {'half': {'corrupted': r.corrupted//2}},
+    }
+
 def open_points(
     recipe:BaseRecipe=DLARecipe(), # the default variants
 )->dict: # point -> {variant: changes of the recipe}, without those that the recipe has already
     "Every open point that has a switch, and its other variants."
     points = {}
     for field, values in recipe.choices.items():
-        if field != 'local':   # rows of Table 2
+        if field != 'local' or not isinstance(recipe, DLARecipe):   # rows of Table 2
             points[field] = {value: {field: value} for value in values}
     if isinstance(recipe, DLARecipe):
         points |= _other_numbers(recipe)
+    if isinstance(recipe, DLAPlusRecipe):
+        points |= _parts_of_dla_plus(recipe)
     for point, variants in points.items():
         points[point] = {v: c for v, c in variants.items() if recipe.but(**c) != recipe}
     return points

@@ -307,7 +307,7 @@ class _Corrupted(Callback):
 _DEFAULT = DLAPlusRecipe()
 
 class DLAPlus(LearnedMethod):
-    "Local statistics and a small network, trained on corrupted images and where they are corrupted."
+    "Local statistics, and a small network that was trained on where images are corrupted."
     name = 'DLA+'
     Recipe = DLAPlusRecipe
     scoring_fields = ('share', 'blur')
@@ -408,7 +408,7 @@ class DLAPlus(LearnedMethod):
 
     @torch.no_grad()
     def measure(self, images, progress=False):
-        "LocalStats, the references of all images, and where the cross-fitted network's tail begins."
+        "LocalStats, the references of all images, and where the network's tail begins."
         self.local.measure(images, progress)
         self.net.eval()
         maps = []
@@ -423,7 +423,7 @@ class DLAPlus(LearnedMethod):
         return enlarged(logit, self.recipe.size, self.recipe.blur)
 
     def parts(self, x):
-        "The map of LocalStats, and the network's logit beyond its 99 % quantile in good images."
+        "The map of LocalStats, and the logit beyond the 99 % quantile of good images."
         network = self._network_map(self.references, x) - self.start
         return dict(local=self.local(x), network=network)
 
