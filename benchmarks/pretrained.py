@@ -22,7 +22,7 @@ and no part of the package. Their presets are `usual` (224 px, what the network 
 - PaDiM: strides 4, 8 and 16 (24 + 40 + 112 channels), 100 of them at random, a Gaussian for each
   position of stride 4, .01 added to the variances.
 - PatchCore: strides 8 and 16 (40 + 112 channels), averaged over 3 x 3 positions. The bank has 10 %
-  of the patches and at most 6,000, chosen greedily, after a random projection to 64 numbers, among
+  of the patches and at most 6,000, chosen greedily, after a random projection to 128 numbers, among
   at most 60,000 patches drawn at random. At 224 px that is 3.7 % of 209 images. The score of an
   image is the maximum of its map, as for all methods here, not the reweighted one of the paper.
 - Both maps are enlarged to the input's size by bilinear interpolation and smoothed by a Gaussian
@@ -67,7 +67,7 @@ from rows import device_name
 
 OUT = Path(__file__).parent.parent/'results'/'pretrained.csv'
 #: Where methods are defined.
-MODULES = {'DLA': 'dla', 'LocalStats': 'local_stats', 'DLA+': 'dla_plus'}
+MODULES = {'DLA': 'dla', 'untrained': 'dla', 'LocalStats': 'local_stats', 'DLA+': 'dla_plus'}
 METHODS = ('PaDiM:usual', 'PaDiM:small', 'PatchCore:usual', 'PatchCore:small', 'LocalStats:fast',
            'DLA+:default')
 BATCH = 16   # images scored at a time
@@ -250,7 +250,7 @@ class PatchCoreRecipe(BaseRecipe):
     share: float = .1            # of all patches that go into the bank
     most: int = 6000             # patches in the bank, at most
     candidates: int = 60_000     # patches that it is chosen from, at most
-    projected: int = 64          # numbers of a patch while it is chosen
+    projected: int = 128         # numbers of a patch while it is chosen
     smoothing: float = 4.        # px
 
 
