@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Detector', 'DLADetector', 'Prediction', 'Tiling', 'Tiled', 'Method', 'LearnedMethod', 'METHODS', 'get_method',
-           'BaseRecipe', 'DLA', 'DLARecipe', 'Untrained', 'MeanImage', 'AutoEncoder', 'AERecipe', 'Category',
-           'load_category', 'index_images', 'category_names', 'mvtec_path', 'make_toy', 'evaluate', 'auroc', 'aupro',
-           'METRIC_NAMES', 'image_score', 'show_maps', 'train', 'register_backbone', 'seed_everything', 'DataError',
-           'DataWarning']
+           'BaseRecipe', 'DLAPlus', 'DLAPlusRecipe', 'LocalStats', 'LocalStatsRecipe', 'DLA', 'DLARecipe', 'Untrained',
+           'MeanImage', 'AutoEncoder', 'AERecipe', 'Category', 'load_category', 'index_images', 'category_names',
+           'mvtec_path', 'make_toy', 'evaluate', 'auroc', 'aupro', 'METRIC_NAMES', 'image_score', 'show_maps', 'train',
+           'register_backbone', 'seed_everything', 'DataError', 'DataWarning']
 
 # %% ../nbs/89_all.ipynb #c003
 import dla_nb.export   # gives a Detector `export`
@@ -18,6 +18,8 @@ from .detector import Detector, DLADetector
 from .method import METHODS, LearnedMethod, MeanImage, Method, get_method
 from .methods.autoencoder import AERecipe, AutoEncoder
 from .methods.dla import DLA, DLARecipe, Untrained
+from .methods.dla_plus import DLAPlus, DLAPlusRecipe
+from .methods.local_stats import LocalStats, LocalStatsRecipe
 from .metrics import METRIC_NAMES, aupro, auroc, evaluate
 from .model import register_backbone
 from .plots import show_maps
@@ -30,6 +32,7 @@ from .training import train
 _all_ = [
     'Detector', 'DLADetector', 'Prediction', 'Tiling', 'Tiled',
     'Method', 'LearnedMethod', 'METHODS', 'get_method', 'BaseRecipe',
+    'DLAPlus', 'DLAPlusRecipe', 'LocalStats', 'LocalStatsRecipe',
     'DLA', 'DLARecipe', 'Untrained', 'MeanImage', 'AutoEncoder', 'AERecipe',
     'Category', 'load_category', 'index_images', 'category_names', 'mvtec_path', 'make_toy',
     'evaluate', 'auroc', 'aupro', 'METRIC_NAMES', 'image_score', 'show_maps',

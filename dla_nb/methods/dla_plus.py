@@ -7,6 +7,7 @@ __all__ = ['DLAPlusRecipe', 'DLAPlus']
 
 # %% ../../nbs/64_dla_plus.ipynb #c003
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,6 +41,7 @@ class DLAPlusRecipe(LocalStatsRecipe):
     gate:float=2.            # the largest log weight of a squared deviation
     bound:float=2.           # the largest vote of the network's own, in log mean squares
     share:float=1.           # weight of the network's map beside that of LocalStats
+    few:int=50               # good images with which it has half of that weight
     blur:float=1.5           # standard deviation of the Gaussian that smooths its map, px
     epochs:int=8
     batch_size:int=16
@@ -56,7 +58,7 @@ class DLAPlusRecipe(LocalStatsRecipe):
 
     bounds = LocalStatsRecipe.bounds | dict(
         corrupted=(2, 1e6), clean=(0, 1), series=(2, 1e6), width=(1, 1e4), gate=(0, 10),
-        bound=(0, 100), share=(0, 100), blur=(0, 100), epochs=(1, 1e6), batch_size=(2, 1e6),
+        bound=(0, 100), share=(0, 100), few=(0, 1e6), blur=(0, 100), epochs=(1, 1e6), batch_size=(2, 1e6),
         lr=(0, 1e3), weight_decay=(0, 1e3))
     choices = LocalStatsRecipe.choices | dict(
         inputs=('residuals', 'lengths'), network=('bounded', 'gate', 'free'),
@@ -64,6 +66,8 @@ class DLAPlusRecipe(LocalStatsRecipe):
 
     def check(self):
         super().check()
+        if self.size % 4:
+            raise ValueError(f'size={self.size}: expected a multiple of 4, for it is halved twice')
         chosen = self.references.split()
         if not chosen or set(chosen) - set(_REFERENCES):
             raise ValueError(f'references={self.references!r}: expected one or more of '
@@ -120,17 +124,17 @@ class _References(nn.Module):
 
     @torch.no_grad()
     def fit(self,
-        batches, # of feature maps of good images, (n,d,side,side) each; gone through twice
+        each:Callable, # gives feature maps of good images, (n,d,side,side), batch by batch
     )->'_References': # itself
         "All places first, then each one in the coordinates that these give."
-        everywhere = [_moments_of(maps.flatten(2).mT) for maps in batches]
+        everywhere = [_moments_of(maps.flatten(2).mT) for maps in each()]
         means = torch.cat([mean for mean, _ in everywhere]).double()[:, 0]
         within = torch.cat([covariance for _, covariance in everywhere]).double()
         between = means.T.cov(correction=0).reshape(within.shape[1:])
         self.shift.copy_(means.mean(0))
         self.metric.copy_(_whitening(within.mean(0) + between, .02, 1e-3))
         total = square = count = 0
-        for maps in batches:
+        for maps in each():
             rows = self._whitened(maps).transpose(0, 1)
             count += len(maps)
             total = total + rows.sum(1)
@@ -310,7 +314,7 @@ class DLAPlus(LearnedMethod):
     "Local statistics, and a small network that was trained on where images are corrupted."
     name = 'DLA+'
     Recipe = DLAPlusRecipe
-    scoring_fields = ('share', 'blur')
+    scoring_fields = ('share', 'few', 'blur')
     presets = dict(
         default=_DEFAULT, quick=_DEFAULT,
         fine=_DEFAULT.but(resize=256, size=256, corrupted=512, epochs=12),
@@ -342,8 +346,9 @@ class DLAPlus(LearnedMethod):
 
     def _measured(self, references, images)->'_References':
         "References of these images."
-        features = [self._features(x) for x in self._batches(images)]
-        return references.fit(features)
+        def each():
+            return (self._features(x) for x in self._batches(images))
+        return references.fit(each)
 
     def _crossed(self, images)->list: # of (images, references to compare them with)
         "Each half with the references of the other."
@@ -430,7 +435,8 @@ class DLAPlus(LearnedMethod):
     def forward(self, x):
         "Their weighted mean."
         parts = self.parts(x)
-        share = self.recipe.share
+        n = self.n_images
+        share = self.recipe.share*n/(n + self.recipe.few)
         return (parts['local'] + share*parts['network'])/(1 + share)
 
     def for_export(self):

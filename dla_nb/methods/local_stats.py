@@ -31,7 +31,7 @@ _WINDOW = 5   # px, side of the filters and of the neighbourhood of an energy
 class LocalStatsRecipe(BaseRecipe):
     "What is measured, how finely it is clustered, and the weights of the position that are tried."
     resize:int=128
-    size:int=128             # side of the central crop, px; a multiple of 4
+    size:int=128             # side of the central crop, px
     filters:int=16           # principal components of patches of 5 x 5 px that are kept
     responses:int=12         # features: responses of so many filters, from the first
     energies:int=15          # features: mean absolute responses of so many filters, up to the last
@@ -51,8 +51,6 @@ class LocalStatsRecipe(BaseRecipe):
 
     def check(self):
         super().check()
-        if self.size % 4:
-            raise ValueError(f'size={self.size}: expected a multiple of 4, for it is halved twice')
         most = max(self.responses, self.energies)
         if not 0 < most <= self.filters:
             raise ValueError(f'responses={self.responses}, energies={self.energies}: expected at '
