@@ -424,13 +424,18 @@ class DLAPlus(LearnedMethod):
         return super().measure(images)
 
     def _network_map(self, references, x:Tensor)->Tensor: # (n,3,s,s) -> (n,s,s)
-        logit = self.net(references(self._features(x)))
+        return self._map_of(references, self._features(x))
+
+    def _map_of(self, references, features:Tensor)->Tensor: # (n,d,s/2,s/2) -> (n,s,s)
+        logit = self.net(references(features))
         return enlarged(logit, self.recipe.size, self.recipe.blur)
 
     def parts(self, x):
         "The map of LocalStats, and the logit beyond the 99 % quantile of good images."
-        network = self._network_map(self.references, x) - self.start
-        return dict(local=self.local(x), network=network)
+        fine, both = self.local.features(x)
+        local = self.local.fused(self.local.compared(fine, both))
+        network = self._map_of(self.references, fine) - self.start
+        return dict(local=local, network=network)
 
     def forward(self, x):
         "Their weighted mean."

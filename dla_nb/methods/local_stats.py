@@ -468,7 +468,13 @@ class LocalStats(Method):
 
     def parts(self, x):
         "The map of one scale and that of two, in mean excesses beyond the 99 % quantile."
-        fine, both = self.features(x)
+        return self.compared(*self.features(x))
+
+    def compared(self,
+        fine:Tensor, # features at one scale, (n,d,h,w)
+        both:Tensor, # at two, (n,2d,h/2,w/2)
+    )->dict: # as `parts`
+        "What `parts` makes of features."
         found = {}
         maps = dict(one_scale=self.fine(fine), two_scales=self.both(both))
         for (start, excess), name in zip(self.tails, maps):
@@ -477,7 +483,9 @@ class LocalStats(Method):
 
     def forward(self, x):
         "The mean of both scales."
-        parts = self.parts(x)
+        return self.fused(self.parts(x))
+
+    def fused(self, parts:dict)->Tensor: # (n,size,size)
         return (parts['one_scale'] + parts['two_scales'])/2
 
     def for_export(self):
