@@ -39,7 +39,6 @@ CHECKED = {
 }
 #: Requirements that no line of the package imports, and why they are there.
 NOT_IMPORTED = {
-    'scikit-learn': 'PCA, and the reference of the metrics, in the notebooks',
     'onnx': 'torch.onnx.export writes with it',
     'onnxscript': 'torch.onnx.export needs it',
     'onnxruntime': 'runs the exported model',

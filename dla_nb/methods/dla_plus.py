@@ -58,8 +58,8 @@ class DLAPlusRecipe(LocalStatsRecipe):
 
     bounds = LocalStatsRecipe.bounds | dict(
         corrupted=(2, 1e6), clean=(0, 1), series=(2, 1e6), width=(1, 1e4), gate=(0, 10),
-        bound=(0, 100), share=(0, 100), few=(0, 1e6), blur=(0, 100), epochs=(1, 1e6), batch_size=(2, 1e6),
-        lr=(0, 1e3), weight_decay=(0, 1e3))
+        bound=(0, 100), share=(0, 100), few=(0, 1e6), blur=(0, 100), epochs=(1, 1e6),
+        batch_size=(2, 1e6), lr=(0, 1e3), weight_decay=(0, 1e3))
     choices = LocalStatsRecipe.choices | dict(
         inputs=('residuals', 'lengths'), network=('bounded', 'gate', 'free'),
         labels=('masks', 'images'), local=('dynamic', 'drawn', 'random'))
