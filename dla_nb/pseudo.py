@@ -177,7 +177,7 @@ def _arc(side, centre, radius, generator):
 # %% ../nbs/25_pseudo.ipynb #c012
 @dataclass(frozen=True)
 class _LocalRecipe:
-    "What the paper's local augmentations read."
+    "What the paper's local augmentations read; Perm cuts into 4 x 4 parts too."
     jitter:tuple = (.8, .8, .8, .2)
     perm_grids:tuple = (2, 3, 4)
 
