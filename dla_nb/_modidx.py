@@ -341,8 +341,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'dla_nb.methods.dla._training_inputs': ('dla.html#_training_inputs', 'dla_nb/methods/dla.py'),
                                     'dla_nb.methods.dla.feature_std': ('dla.html#feature_std', 'dla_nb/methods/dla.py')},
             'dla_nb.methods.dla_plus': { 'dla_nb.methods.dla_plus.DLAPlus': ('dla_plus.html#dlaplus', 'dla_nb/methods/dla_plus.py'),
-                                         'dla_nb.methods.dla_plus.DLAPlus._batches': ( 'dla_plus.html#dlaplus._batches',
-                                                                                       'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus.DLAPlus._corrupt': ( 'dla_plus.html#dlaplus._corrupt',
                                                                                        'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus.DLAPlus._crossed': ( 'dla_plus.html#dlaplus._crossed',

@@ -100,9 +100,6 @@ def _run_train(args)->int:
     return _OK if done == wanted else _INCOMPLETE
 
 # %% ../nbs/85_cli.ipynb #c010
-_CONTROLS = ('mean image', 'untrained', 'LocalStats')   # no gradient, for comparison
-
-
 def _control_recipe(cls, preset:str, recipe):
     "A control's preset of that name, with the fields that the recipe has too."
     from dataclasses import fields
@@ -114,6 +111,7 @@ def _control_recipe(cls, preset:str, recipe):
 def _control_maps(category, detector, args)->dict: # name -> maps of test images
     "What no training reaches on the same images, and in the demo the paper's method."
     from dla_nb.detector import Detector, get_method
+    from dla_nb.experiments import _CONTROLS
     progress = not args.quiet
     found = {}
     for name in _CONTROLS:

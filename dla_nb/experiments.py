@@ -25,7 +25,7 @@ from .files import append_row, provenance, read_rows, write_whole
 from .images import center_crop
 from .method import METHODS, LearnedMethod, Method, get_method
 from .methods.dla import DLARecipe
-from .methods.dla_plus import DLAPlusRecipe
+from .methods.dla_plus import _REFERENCES, DLAPlusRecipe
 from .metrics import METRIC_NAMES, auroc, evaluate
 from .pseudo import SHAPES, SOURCES, pseudo_names
 
@@ -156,11 +156,10 @@ def _other_numbers(r:DLARecipe)->dict: # as `open_points`
 
 def _parts_of_dla_plus(r:DLAPlusRecipe)->dict: # as `open_points`
     "What DLA+ is made of, each part changed or taken away."
-    references = ('place', 'global', 'image')
     seen = [*pseudo_names(SHAPES, 'seen'), *pseudo_names(SOURCES, 'seen')]
     return {
-        'references': {f'no {name}': {'references': ' '.join(n for n in references if n != name)}
-                       for name in references},
+        'references': {f'no {name}': {'references': ' '.join(n for n in _REFERENCES if n != name)}
+                       for name in _REFERENCES},
         'share': {'no network': {'share': 0.}, 'network twice': {'share': 2.}},
         'cross_fit': {'off': {'cross_fit': False}},
         'left_out': {f'no {name}': {'left_out': name} for name in seen},

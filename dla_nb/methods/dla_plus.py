@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..core import seed_everything
-from ..images import image_batches, to_float
+from ..images import to_float
 from ..method import LearnedMethod
 from .local_stats import (
     LocalStats, LocalStatsRecipe, _features, _whitening, enlarged, tail_of)
@@ -341,13 +341,10 @@ class DLAPlus(LearnedMethod):
     def _features(self, x:Tensor)->Tensor: # images (n,3,s,s) -> (n,d,s/2,s/2)
         return _features(x, self.local.filters, self.local.bias, self.local.recipe)
 
-    def _batches(self, images): # of 16, (<= 16,3,size,size) in [0,1]
-        return image_batches(images, self.recipe, 16, self.device)
-
     def _measured(self, references, images)->'_References':
         "References of these images."
         def each():
-            return (self._features(x) for x in self._batches(images))
+            return (self._features(x) for x in self.local._batches(images))
         return references.fit(each)
 
     def _crossed(self, images)->list: # of (images, references to compare them with)
@@ -418,7 +415,7 @@ class DLAPlus(LearnedMethod):
         self.net.eval()
         maps = []
         for half, references in self._crossed(images):
-            maps += [self._network_map(references, x) for x in self._batches(half)]
+            maps += [self._network_map(references, x) for x in self.local._batches(half)]
         self.start.copy_(tail_of(torch.cat(maps))[0])
         self._measured(self.references, images)
         return super().measure(images)
