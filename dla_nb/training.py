@@ -470,6 +470,6 @@ def train(
     before = keeper.header['spent'] if keeper else 0.
     return dict(
         steps=epochs*len(learn.dls.train),
-        train_seconds=round(before + watch.seconds, 1),
+        train_seconds=round(before + watch.seconds, 3),
         images_per_second=round(images/max(watch.seconds, 1e-9), 1) if watch.steps else None,
     )
