@@ -384,6 +384,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'dla_nb.methods.dla_plus._Corrupted': ('dla_plus.html#_corrupted', 'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus._Corrupted.__init__': ( 'dla_plus.html#_corrupted.__init__',
                                                                                           'dla_nb/methods/dla_plus.py'),
+                                         'dla_nb.methods.dla_plus._Corrupted.after_fit': ( 'dla_plus.html#_corrupted.after_fit',
+                                                                                           'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus._Corrupted.before_batch': ( 'dla_plus.html#_corrupted.before_batch',
                                                                                               'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus._Network': ('dla_plus.html#_network', 'dla_nb/methods/dla_plus.py'),

@@ -174,7 +174,7 @@ class _References(nn.Module):
 
     def forward(self,
         maps:Tensor, # features, (n,d,side,side)
-    )->Tensor: # (n,references,d,side,side)
+    )->Tensor: # (n,side,side,references,d): channels last, in which convolutions are fastest
         "Deviations from each reference, in its standard deviations."
         rows = self._whitened(maps)
         found = []
@@ -184,12 +184,12 @@ class _References(nn.Module):
                 residual = self._by_place(rows)
             if name == 'image':
                 residual = self._by_image(rows)
-            found.append(residual.mT.unflatten(2, maps.shape[2:]))
-        return torch.stack(found, 1)
+            found.append(residual)
+        return torch.stack(found, 2).unflatten(1, maps.shape[2:])
 
 # %% ../../nbs/64_dla_plus.ipynb #c017
-def _log_square(z:Tensor)->Tensor: # (n,r,d,h,w) -> (n,r,h,w)
-    return (z.square().mean(2) + 1e-6).log()
+def _log_square(z:Tensor)->Tensor: # (n,h,w,r,d) -> (n,h,w,r)
+    return (z.square().mean(4) + 1e-6).log()
 
 
 class _Block(nn.Module):
@@ -212,9 +212,9 @@ class _Network(nn.Module):
         self.recipe = recipe
         self.count = len(recipe.references.split())
         numbers = width if recipe.inputs == 'residuals' else 0
-        inputs = 4*self.count*(numbers + 1)
         self.enter = nn.Sequential(
-            nn.Conv2d(inputs, recipe.width, 1, bias=False), nn.BatchNorm2d(recipe.width), nn.ReLU())
+            nn.Conv2d(self.count*(numbers + 1), recipe.width, 2, stride=2, bias=False),
+            nn.BatchNorm2d(recipe.width), nn.ReLU())
         self.blocks = nn.Sequential(*[_Block(recipe.width, d) for d in (1, 2, 4, 8)])
         self.weights = nn.Conv2d(recipe.width, 4*3*self.count, 1)
         self.vote = nn.Conv2d(recipe.width, 4, 1)
@@ -224,22 +224,22 @@ class _Network(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def _inputs(self, z:Tensor)->Tensor: # (n,r,d,h,w) -> (n,c,h/2,w/2)
+    def _inputs(self, z:Tensor)->Tensor: # (n,h,w,r,d) -> (n,c,h,w)
         found = _log_square(z)
         if self.recipe.inputs == 'residuals':
-            compressed = z.sign()*z.abs().log1p()
-            found = torch.cat([compressed.flatten(1, 2), found], 1)
-        return F.pixel_unshuffle(found, 2)
+            compressed = z.abs().log1p().copysign(z)
+            found = torch.cat([compressed.flatten(3), found], 3)
+        return found.movedim(3, 1)
 
     def _weighed(self, z:Tensor, h:Tensor)->Tensor: # -> (n,h,w)
-        gates = F.pixel_shuffle(self.weights(h), 2)
+        gates = F.pixel_shuffle(self.weights(h), 2).movedim(1, 3)
         weights = (self.recipe.gate*gates.tanh()).exp()
-        groups = z.square().chunk(3, 2)
-        squares = torch.cat([group.mean(2) for group in groups], 1)
-        return ((weights*squares).mean(1) + 1e-6).log()
+        groups = z.square().chunk(3, 4)
+        squares = torch.cat([group.mean(4) for group in groups], 3)
+        return ((weights*squares).mean(3) + 1e-6).log()
 
     def forward(self,
-        z:Tensor, # residuals, (n,references,d,h,w)
+        z:Tensor, # residuals, (n,h,w,references,d)
     )->Tensor: # (n,h,w), the logit of an anomaly
         "Higher is more anomalous."
         r = self.recipe
@@ -295,7 +295,7 @@ class _Corrupted(Callback):
     "Turns a batch's indices into residuals and masks."
     order = -5
     def __init__(self,
-        residuals:Tensor, # (m,r,d,h,w), half precision
+        residuals:Tensor, # (m,h,w,r,d), half precision
         masks:Tensor,     # (m,h,w), half precision
     ):
         self.residuals = residuals
@@ -306,6 +306,9 @@ class _Corrupted(Callback):
         device = self.x.device
         self.learn.xb = (self.residuals[chosen].float().to(device),)
         self.learn.yb = (self.masks[chosen].float().to(device),)
+
+    def after_fit(self):
+        self.residuals = None   # hundreds of megabytes that nobody asks for again
 
 # %% ../../nbs/64_dla_plus.ipynb #c027
 _DEFAULT = DLAPlusRecipe()
@@ -371,7 +374,7 @@ class DLAPlus(LearnedMethod):
         r = self.recipe
         generator = torch.Generator().manual_seed(seed)
         half_side = r.size//2
-        numbers = (len(r.references.split()), r.responses + r.energies, half_side, half_side)
+        numbers = (half_side, half_side, len(r.references.split()), r.responses + r.energies)
         corrupted = torch.empty(r.corrupted, 3, r.size, r.size, dtype=torch.uint8)
         residuals = torch.empty(r.corrupted, *numbers, dtype=torch.float16)
         masks = torch.empty(r.corrupted, half_side, half_side, dtype=torch.float16)

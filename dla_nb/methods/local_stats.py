@@ -191,21 +191,26 @@ def _cluster(
 def _nearest(
     points:Tensor,       # (m,d)
     centres:Tensor,      # (k,d)
-    at_once:int=1024,    # points that are compared with all centres at a time; 0: all
+    at_once:int=256,     # points that are compared with all centres at a time; 0: all
 )->Tensor: # (m,), the index of the centre
-    "Nearest centres by one matrix product a block."
-    half_square = centres.square().sum(1)/2
-    columns = math.gcd(len(centres), 32)   # the least of each column first: minima are fast
+    "Nearest centres by one matrix product a block, small enough for a processor's cache."
+    half_square = centres.square().sum(1, keepdim=True)/2
+    sides = torch.cat([centres, half_square], 1).T.contiguous()
+    points = torch.cat([points, -torch.ones_like(points[:, :1])], 1)
+    columns = math.gcd(len(centres), 32)   # the best of each column first: maxima are fast
     blocks = [points]
+    space = None
     if at_once:
         blocks = points.split(at_once)
+        space = points.new_empty(at_once, len(centres))
     found = []
     for block in blocks:
-        distance = torch.addmm(half_square, block, centres.T, alpha=-1)
-        distance = distance.unflatten(1, (-1, columns))
-        column = distance.amin(1).argmin(1)
-        within = column[:, None, None].expand(-1, distance.shape[1], 1)
-        row = distance.gather(2, within).argmin(1)[:, 0]
+        into = None if space is None else space[:len(block)]
+        near = torch.mm(block, sides, out=into)   # minus half the squared distance, and a constant
+        near = near.unflatten(1, (-1, columns))
+        column = near.amax(1).argmax(1)
+        within = column[:, None, None].expand(-1, near.shape[1], 1)
+        row = near.gather(2, within).argmax(1)[:, 0]
         found.append(row*columns + column)
     return torch.cat(found)
 
@@ -330,7 +335,7 @@ class _Mixture(nn.Module):
         places = places.expand(len(rows), -1, -1)
         points = torch.cat([rows, places], 2)
         points = points.flatten(0, 1)
-        at_once = 0 if self.in_graph else 1024
+        at_once = 0 if self.in_graph else 256
         owner = _nearest(points, self.means, at_once)
         away = points - self.means[owner]
         found = self._whiten(away[:, :-2], owner)
