@@ -9,15 +9,12 @@ __all__ = ['category_names', 'mvtec_path', 'index_images', 'Category', 'load_cat
 import hashlib
 import json
 import os
-import re
-import unicodedata
 import warnings
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +24,8 @@ from tqdm import tqdm
 
 from .core import DataError, DataWarning, _one_line
 from .files import write_whole
-from .images import IMAGE_TYPES, _decode, _nearest, _to_mask, _to_rgb, in_order, resize
+from .images import _decode, _nearest, _to_rgb, in_order, mask_kind, resize, white_level
+from .layout import Layout, _few, _images, find_categories, read_layout
 
 # %% ../nbs/10_data.ipynb #c005
 def _warn(message:str):
@@ -38,39 +36,9 @@ def _short(folder:Path, path)->str:
     "A path as messages show it, from the category's name on."
     return Path(folder.name, Path(path).relative_to(folder)).as_posix()
 
-def _few(names)->str:
-    "As many names as fit in a line or two."
-    return shorten(', '.join(names), 200, placeholder=' ...')
-
-def _entries(folder:Path)->list[Path]:
-    "What a folder holds, sorted, without hidden files; nothing where there is no such folder."
-    try: found = sorted(folder.iterdir()) if folder.is_dir() else []
-    except OSError as error:
-        raise DataError(f'{error.filename} cannot be read: {error.strerror}') from error
-    return [p for p in found if not p.name.startswith('.')]
-
-def _images(folder:Path)->list[Path]:
-    "The image files of a folder, sorted."
-    return [p for p in _entries(folder) if p.suffix.lower() in IMAGE_TYPES]
-
-def _categories(root)->dict[str, Path]:
-    "Category folders by name; a category, or a plain folder of images, is its own only one."
-    folder = Path(os.path.abspath(os.path.expanduser(root)))
-    if not folder.is_dir():
-        found = 'is a file' if folder.exists() else 'does not exist'
-        raise DataError(f'{root} {found}; give a folder in MVTec layout or of good images')
-    if (folder/'train').is_dir(): return {folder.name: folder}
-    entries = _entries(folder)
-    found = {p.name: p for p in entries if (p/'train').is_dir()}
-    if found: return found
-    if (folder/'test').is_dir() or _images(folder): return {folder.name: folder}
-    inside = _few(p.name for p in entries) or 'nothing'
-    raise DataError(f'{root} has no train/good, no categories and no images; it holds '
-                    f'{inside}; images end in {", ".join(IMAGE_TYPES)}')
-
-def _one_category(root, name:str|None)->Path:
+def _one_category(root, name:str|None, good:tuple=())->Path:
     "The folder of the category called `name`, which may be left out where there is only one."
-    found = _categories(root)
+    found = find_categories(root, good)
     names = ', '.join(found)
     if name is None and len(found) == 1: name = names
     if name not in found:
@@ -79,9 +47,10 @@ def _one_category(root, name:str|None)->Path:
 
 def category_names(
     root:str|Path, # folder of categories, one category, or a plain folder of good images
+    good:tuple=(), # names of folders with good images; empty: the usual ones
 )->list:           # of str, at least one
     "The categories of a folder, in order; `DataError` where there is none."
-    return list(_categories(root))
+    return list(find_categories(root, good))
 
 def mvtec_path()->Path|None: # the folder with the category folders, or None
     "Folder of MVTec AD: `$DLA_DATA`, else `../shared/data/mvtec256` seen from the repository."
@@ -94,52 +63,13 @@ def mvtec_path()->Path|None: # the folder with the category folders, or None
     return None
 
 # %% ../nbs/10_data.ipynb #c009
-def _below(folder:Path)->list[Path]:
-    "The images in the folders of a folder, sorted."
-    return [image for kind in _entries(folder) for image in _images(kind)]
-
-def _key(path:Path)->tuple:
-    "What an image and its mask share: defect kind and stem, however a system spells its accents."
-    stem = unicodedata.normalize('NFC', path.stem)
-    return path.parent.name, re.sub('_mask$', '', stem, flags=re.IGNORECASE)
-
-def _warn_unused(folder:Path, used:set):
-    "Name files of other types or in unexpected places, but hidden ones."
-    found = [] if (folder/'train').is_dir() else _entries(folder)
-    for place in ('train', 'test', 'ground_truth'): found += (folder/place).rglob('*')
-    names = sorted(_short(folder, p) for p in found if p not in used and p.is_file())
-    shown = [name for name in names if '/.' not in name]
-    if shown: _warn(f'{folder.name}: not used: {_few(shown)}')
-
-def _scan(folder:Path)->tuple[pd.DataFrame, list]:
-    "The rows of one category, training first, and what is wrong with its layout."
-    plain = not (folder/'train').is_dir() and _images(folder)
-    good = folder if plain else folder/'train'/'good'
-    train = _images(good)
-    if not train:
-        found = 'holds no images' if good.is_dir() else 'is missing'
-        raise DataError(f'{_short(folder, good)} {found}; put good images there, '
-                        f'ending in {", ".join(IMAGE_TYPES)}')
-    tests = _below(folder/'test')
-    masks = _below(folder/'ground_truth')
-    _warn_unused(folder, {*train, *tests, *masks})
-    mask_of = {_key(p): p for p in masks} # of 003.png and 003_mask.png the latter
-    rows = [(folder.name, 'train', 'good', 0, str(p), '') for p in train]
-    problems = []
-    for image in tests:
-        kind, stem = _key(image)
-        mask = mask_of.pop((kind, stem), '')
-        if mask or kind == 'good':
-            label = int(kind != 'good')
-            rows.append((folder.name, 'test', kind, label, str(image), str(mask)))
-        else:
-            expected = f'{folder.name}/ground_truth/{kind}/{stem}_mask.png'
-            problems.append(f'{_short(folder, image)} has no mask; expected {expected}')
-    for (kind, stem), mask in mask_of.items():
-        expected = f'{folder.name}/test/{kind}/{stem}.png'
-        problems.append(f'{_short(folder, mask)} has no image; expected {expected}')
+def _scan(folder:Path, good:tuple=())->tuple[pd.DataFrame, Layout]:
+    "The rows of one category, training first, and what its folder was taken for."
+    layout = read_layout(folder, good)
+    if layout.unused: _warn(f'{folder.name}: not used: {_few(layout.unused)}')
     columns = ['category', 'split', 'defect', 'label', 'path', 'mask_path']
-    return pd.DataFrame(rows, columns=columns), problems
+    rows = [(layout.name, *row) for row in layout.rows]
+    return pd.DataFrame(rows, columns=columns), layout
 
 def _refuse(problems:list[str], advice:str=''):
     "Raise one error for all bad files."
@@ -149,119 +79,195 @@ def _refuse(problems:list[str], advice:str=''):
 def index_images(
     root:str|Path,          # folder of categories, one category, or a plain folder of good images
     category:str|None=None, # only this one; None: all
+    good:tuple=(),          # names of folders with good images; empty: the usual ones
 )->pd.DataFrame: # category, split ('train'|'test'), defect, label (0|1), path, mask_path ('': none)
-    "A row per image, no file opened. `DataError` where an image has no mask, or a mask no image."
+    "A row per image. `DataError` where only some defective images have masks, or a mask no image."
     frames = []
     problems = []
-    for name in [category] if category else category_names(root):
-        frame, found = _scan(_one_category(root, name))
+    for name in [category] if category else category_names(root, good):
+        frame, layout = _scan(_one_category(root, name, good), good)
         frames.append(frame)
-        problems += found
+        problems += layout.problems
     if problems: _refuse(problems)
     return pd.concat(frames, ignore_index=True)
 
 # %% ../nbs/10_data.ipynb #c016
-def _paired_mask(row:dict, size:tuple, folder:Path, side:int)->np.ndarray:
+def _whole_mask(path:Path, name:str)->tuple: # (bool (h,w), how it was read)
+    "A mask, or all masks of a folder in one."
+    if not path.is_dir(): return _decode(path, mask_kind, name)
+    found = [_decode(p, mask_kind, f'{name}/{p.name}') for p in _images(path)]
+    sizes = {marked.shape for marked, _ in found}
+    if len(sizes) > 1: raise DataError(f'the masks in {name} are of {len(sizes)} sizes; save them in one')
+    return np.any([marked for marked, _ in found], 0), next((how for _, how in found if how), '')
+
+def _paired_mask(row:dict, size:tuple, folder:Path, side:int, said:list)->np.ndarray:
     "The mask of a row, uint8 (side,side), checked against its image's (width, height)."
     if not row['mask_path']: return np.zeros((side, side), np.uint8)
     image = _short(folder, row['path'])
     name = _short(folder, row['mask_path'])
-    mask = _decode(row['mask_path'], _to_mask, name)
+    mask, how = _whole_mask(Path(row['mask_path']), name)
     h, w = mask.shape
+    if how: said.append([f'masks were read in another way: {how}', name])
     if (w, h) != size:
-        raise DataError(f'{name} is {w} x {h} px, but {image} is {size[0]} x {size[1]}; '
-                        'save it in the size and orientation in which the image is shown')
+        if abs(w*size[1] - h*size[0]) > max(size) or (w == h) != (size[0] == size[1]):
+            turned = ' (it looks turned by 90 degrees)' if (h, w) == size else ''
+            raise DataError(f'{name} is {w} x {h} px, but {image} is {size[0]} x {size[1]}{turned}; '
+                            'save it in the size and orientation in which the image is shown')
+        said.append(['masks were scaled to the size of their images', name])
     if mask.any() and not row['label']:
         raise DataError(f'{name} marks a defect, but {image} is among the good images')
     return _nearest(mask, side)
 
-def _read_row(row:dict, folder:Path, side:int)->np.ndarray|DataError:
+_LONG = 4 # times as long as wide: what is resized to a square loses detail
+
+def _remarks(image, name:str)->list: # of [what, name]
+    "What is to be said about an image that was read."
+    said = []
+    w, h = image.size
+    if image.info.get('pages', 1) > 1:
+        said.append(['files with several pages, of which the first is taken (page=)', name])
+    if max(w, h) >= _LONG*min(w, h):
+        said.append([f'images more than {_LONG} times as long as wide, squeezed to a square: small '
+                     'defects get lost; look at them in tiles (tile=, --tile)', name])
+    return said
+
+def _read_row(row:dict, folder:Path, side:int, white:int=65535, said:list=None)->np.ndarray|DataError:
     "uint8 planes (3,side,side) of a training image, (4,side,side) of a test image and its mask."
+    said = [] if said is None else said
+    name = _short(folder, row['path'])
     try:
-        image = _decode(row['path'], _to_rgb, _short(folder, row['path']))
+        image = _decode(row['path'], partial(_to_rgb, white=white), name)
+        said += _remarks(image, name)
         planes = resize(image, side)
         if row['split'] == 'train': return planes
-        mask = _paired_mask(row, image.size, folder, side)
+        mask = _paired_mask(row, image.size, folder, side, said)
         return np.concatenate([planes, mask[None]])
     except DataError as error: return error
 
 # %% ../nbs/10_data.ipynb #c019
-class _Arrays(NamedTuple):
-    train:np.ndarray # uint8 (n,3,side,side)
-    test:np.ndarray  # uint8 (m,4,side,side), the last plane the mask
-    bad:dict         # row number -> what is wrong
+class _Part(NamedTuple):
+    "The images of one split."
+    planes:np.ndarray # uint8 (n,3,side,side) of training images, (n,4,side,side) with masks
+    bad:dict          # row number -> what is wrong
+    said:list         # [what, name of a file] of what was read in an unusual way
+    white:int         # in files of 16 bits
 
-def _write(file, rows:list, folder:Path, side:int, progress:bool):
-    "Decode all rows into an open file; bad ones are noted and left out."
-    done = in_order(partial(_read_row, folder=folder, side=side), rows)
-    off = None if progress else True # None: on in a terminal
-    counts = dict(train=0, test=0)
-    bad = {}
-    bar = tqdm(done, f'{folder.name}: decoding', len(rows), unit='image', disable=off)
-    for i, planes in enumerate(bar):
-        if isinstance(planes, DataError): bad[i] = str(planes)
-        else:
-            file.write(planes.tobytes())
-            counts[rows[i]['split']] += 1
-    meta = json.dumps(dict(counts=counts, bad=list(bad.items()))).encode()
-    file.write(meta + len(meta).to_bytes(8, 'little'))
-
-def _parse(flat:np.ndarray, side:int)->_Arrays:
-    "The arrays in the bytes that `_write` wrote, as views; ValueError where they are damaged."
+def _parse(flat:np.ndarray, side:int)->_Part:
+    "The arrays in the bytes that were written, as views; ValueError where they are damaged."
     end = len(flat) - 8
     length = int.from_bytes(flat[end:].tobytes(), 'little')
     meta = json.loads(flat[end-length:end].tobytes())
-    counts = meta['counts']
-    middle = counts['train']*3*side*side
-    train = flat[:middle].reshape(counts['train'], 3, side, side)
-    test = flat[middle:end-length].reshape(counts['test'], 4, side, side)
-    return _Arrays(train, test, dict(meta['bad']))
+    planes = flat[:end-length].reshape(meta['n'], meta['planes'], side, side)
+    return _Part(planes, dict(meta['bad']), meta['said'], meta['white'])
 
-def _open(path:Path, rows:list, folder:Path, side:int)->_Arrays|None:
-    "The cached arrays, memory-mapped; None where they are missing, damaged or not up to date."
-    try: found = _parse(np.memmap(path, np.uint8, 'c'), side) # 'c': writes stay in this process
-    except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError): return None
-    for i in found.bad:
-        again = _read_row(rows[i], folder, side)
-        if not isinstance(again, DataError): return None # a bad file has become readable
-    return found
+def _sample(path:str)->str:
+    "A digest of a file's content: of all of a small one, of sixteen parts of a large one."
+    size = os.path.getsize(path)
+    with open(path, 'rb') as file:
+        if size <= 65536: return hashlib.sha256(file.read()).hexdigest()[:12]
+        found = hashlib.sha256()
+        for part in range(16):
+            file.seek((size - 4096)*part//15)
+            found.update(file.read(4096))
+    return found.hexdigest()[:12]
 
 def _state(folder:Path, path:str)->list:
-    "A file's path within the folder, its bytes and time of change in ns; empty: no file."
-    try: found = os.stat(path)
+    "A file's path within the folder, bytes, time of change in ns and content; empty: no file."
+    if path and os.path.isdir(path): return [_state(folder, str(p)) for p in _images(Path(path))]
+    try:
+        found = os.stat(path)
+        return [_short(folder, path), found.st_size, found.st_mtime_ns, _sample(path)]
     except OSError: return []
-    return [_short(folder, path), found.st_size, found.st_mtime_ns]
 
 def _digest(values)->str:
     "12 hexadecimal digits that name JSON values."
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:12]
 
-def _cache_path(folder:Path, rows:list, side:int, root)->Path:
-    "In a folder for the category at this size, a file named for the state of the data."
-    version = 2 # raise it when the same files would give other planes
-    files = []
-    for row in rows: files.append([_state(folder, row[key]) for key in ('path', 'mask_path')])
-    place = f'{folder.name[:40]}-{side}-{_digest(os.path.realpath(folder))}'
-    return Path(root).expanduser()/place/f'{_digest([version, side, files])}.u8'
+def _row_state(row:dict, folder:Path)->list:
+    return [_state(folder, row[key]) for key in ('path', 'mask_path')]
 
-def _arrays(folder:Path, rows:list, side:int, root, progress:bool)->_Arrays:
-    "The decoded images, from the cache below `root` or through it."
-    path = _cache_path(folder, rows, side, root)
-    look = partial(_open, path, rows, folder, side)
-    found = look()
-    if found is not None: return found
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.parent/'lock')
-    try:
-        with lock.acquire(timeout=0): pass
-    except Timeout: _warn(f'waiting for another process that fills {path.parent}')
-    with lock:
-        found = look()
-        if found is not None: return found # another process was faster
-        for old in path.parent.glob('*.*'):
+class _Cache:
+    "The decoded images of one category at one size, from files or through them."
+    def __init__(self, folder:Path, rows:list, side:int, root, progress:bool, white:int|None):
+        self.folder = folder
+        self.rows = {split: [r for r in rows if r['split'] == split] for split in ('train', 'test')}
+        self.side = side
+        self.progress = progress
+        self.white = white
+        place = f'{folder.name[:40]}-{side}-{_digest(os.path.realpath(folder))}'
+        self.place = Path(root).expanduser()/place
+        self.states = {}
+
+    def path(self, split:str, white:int|None)->Path:
+        "A file named for the state of the data."
+        version = 3 # raise it when the same files would give other planes
+        if split not in self.states:
+            found = in_order(partial(_row_state, folder=self.folder), self.rows[split])
+            self.states[split] = list(found)
+        named = _digest([version, self.side, white, self.states[split]])
+        return self.place/f'{split}-{named}.u8'
+
+    def open(self, split:str, white:int|None)->_Part|None:
+        "The cached arrays, memory-mapped; None where they are missing, damaged or not up to date."
+        path = self.path(split, white)
+        try: found = _parse(np.memmap(path, np.uint8, 'c'), self.side) # 'c': writes stay here
+        except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError): return None
+        for i in found.bad:
+            again = _read_row(self.rows[split][i], self.folder, self.side, found.white)
+            if not isinstance(again, DataError): return None # a bad file has become readable
+        return found
+
+    def write(self, split:str, white:int|None):
+        "Decode the images of a split into a new file; older ones go."
+        path = self.path(split, white)
+        for old in self.place.glob(f'*{split}-*'):
             with suppress(OSError): old.unlink()
-        write_whole(path, partial(_write, rows=rows, folder=folder, side=side, progress=progress))
-        return look()
+        if white is None: white = white_level(row['path'] for row in self.rows[split])
+        write_whole(path, partial(self._write, split=split, white=white))
+
+    def _write(self, file, split:str, white:int):
+        "Decode all rows into an open file; bad ones are noted and left out."
+        rows, said = self.rows[split], []
+        read = partial(_read_row, folder=self.folder, side=self.side, white=white, said=said)
+        off = None if self.progress else True # None: on in a terminal
+        bar = tqdm(in_order(read, rows), f'{self.folder.name}: decoding', len(rows), unit='image',
+                   disable=off)
+        bad, n = {}, 0
+        for i, planes in enumerate(bar):
+            if isinstance(planes, DataError): bad[i] = str(planes)
+            else:
+                file.write(planes.tobytes())
+                n += 1
+        meta = dict(n=n, planes=3 + (split == 'test'), bad=list(bad.items()), said=sorted(said),
+                    white=white)
+        meta = json.dumps(meta).encode()
+        file.write(meta + len(meta).to_bytes(8, 'little'))
+
+    def look(self, only_train:bool, fill:bool=False)->tuple|None: # (_Part, _Part)
+        "Both splits, or None where one is missing; what is missing can be filled in."
+        found = []
+        white = self.white
+        for split in ('train',) if only_train else ('train', 'test'):
+            part = self.open(split, white)
+            if part is None and fill:
+                self.write(split, white)
+                part = self.open(split, white)
+            if part is None: return None
+            found.append(part)
+            white = part.white
+        if only_train: found.append(_Part(np.zeros((0, 4, self.side, self.side), np.uint8), {}, [], white))
+        return tuple(found)
+
+    def load(self, only_train:bool)->tuple: # (_Part, _Part)
+        "Both splits; other processes that want them wait."
+        found = self.look(only_train)
+        if found is not None: return found
+        self.place.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.place/'lock')
+        try:
+            with lock.acquire(timeout=0): pass
+        except Timeout: _warn(f'waiting for another process that fills {self.place}')
+        with lock: return self.look(only_train, fill=True)
 
 # %% ../nbs/10_data.ipynb #c021
 @dataclass(eq=False, repr=False)
@@ -275,33 +281,48 @@ class Category:
     defects:list[str]      # per test image 'good' or its kind
     train_paths:list[Path] # per training image
     test_paths:list[Path]  # per test image
+    notes:list[str]=field(default_factory=list) # what was taken for what, where it is not plain
+    has_masks:bool=True    # False: defective images have no masks; pixels cannot be measured
+    white:int=65535        # what was taken for white in files of 16 bits
+    folder:Path|None=None  # where it comes from
 
     def __repr__(self)->str:
         kinds = ', '.join(f'{n} {kind}' for kind, n in Counter(self.defects).items())
         test = f'{len(self.test)} test ({kinds})' if kinds else 'no test images'
         return f'{self.name}: {len(self.train)} train, {test}, {self.train.shape[-1]} px'
 
-def _category(name:str, frame:pd.DataFrame, arrays:_Arrays)->Category:
+def _category(layout:Layout, frame:pd.DataFrame, train:_Part, test:_Part)->Category:
     "Arrays and their rows, bad ones left out."
-    frame = frame.drop(index=list(arrays.bad))
-    train = frame[frame.split == 'train']
-    test = frame[frame.split == 'test']
-    if not len(train): raise DataError(f'{name} has no training image that can be read')
-    return Category(name, arrays.train, arrays.test[:, :3], arrays.test[:, 3],
-                    labels=test.label.to_numpy(), defects=test.defect.tolist(),
-                    train_paths=[Path(p) for p in train.path],
-                    test_paths=[Path(p) for p in test.path])
+    rows = {split: frame[frame.split == split].reset_index(drop=True) for split in ('train', 'test')}
+    good = rows['train'].drop(index=list(train.bad))
+    tests = rows['test'].drop(index=list(test.bad))[:len(test.planes)]
+    if not len(good): raise DataError(f'{layout.name} has no training image that can be read')
+    notes = list(layout.notes)
+    if train.white < 65535:
+        bits = train.white.bit_length()
+        notes.append(f'16-bit files hold {bits} bits: {train.white} is taken for white')
+    return Category(layout.name, train.planes, test.planes[:, :3], test.planes[:, 3],
+                    labels=tests.label.to_numpy(), defects=tests.defect.tolist(),
+                    train_paths=[Path(p) for p in good.path],
+                    test_paths=[Path(p) for p in tests.path], notes=notes,
+                    has_masks=layout.has_masks, white=train.white, folder=layout.folder)
 
 def _check(c:Category)->Category:
     "The category, with a warning where it says less than it seems to."
     if len(set(c.labels)) == 1:
         _warn(f'{c.name}: test images are all good or all defective; image AUROC is undefined')
     lost = [i for i, mask in enumerate(c.masks) if c.labels[i] and not mask.any()]
-    if lost:
+    if lost and c.has_masks:
         names = _few('/'.join(c.test_paths[i].parts[-2:]) for i in lost)
         _warn(f'{c.name}: no pixel is marked at {c.masks.shape[-1]} px in the masks of {names}; '
               'they are empty, or the defects too small for this size')
     return c
+
+def _say_read(name:str, said:list):
+    "One warning for each kind of remark, with names."
+    for what in dict.fromkeys(what for what, _ in said):
+        names = [file for kind, file in said if kind == what]
+        _warn(f'{name}: {len(names)} {what}: {_few(names)}')
 
 def load_category(
     root:str|Path,                # folder of categories, one category, or a plain folder of images
@@ -311,20 +332,27 @@ def load_category(
     skip_bad:bool=False,          # leave out files that cannot be used?
     progress:bool=True,           # a bar while decoding, in a terminal only
     recipe=None,                  # was taken once; an error says what takes its place
+    good:tuple=(),                # names of folders with good images; empty: the usual ones
+    only_train:bool=False,        # read no test image and no mask
+    white:int=None,               # of 16-bit files; None: found from the training images
 )->Category:
     "Index, check, decode or map the cache. `DataError` lists all bad files, unless `skip_bad`."
     if recipe is not None or not isinstance(size, int) or size < 1:
         raise ValueError(f'found size={size!r}; expected the side of the arrays in px, at least 1; '
                          'for a recipe pass size=recipe.resize instead of recipe=recipe')
-    folder = _one_category(root, name)
-    frame, misfits = _scan(folder)
+    folder = _one_category(root, name, good)
+    frame, layout = _scan(folder, good)
     place = cache_dir or os.environ.get('DLA_CACHE') or '~/.cache/dla-nb'
-    try: arrays = _arrays(folder, frame.to_dict('records'), size, place, progress)
+    try:
+        cache = _Cache(folder, frame.to_dict('records'), size, place, progress, white)
+        train, test = cache.load(only_train)
     except (OSError, RuntimeError) as error: # no home folder, or no locks there
         raise DataError(f'the cache in {place} cannot be used: {error}; '
                         'name another folder by cache_dir or DLA_CACHE') from error
-    problems = [*misfits, *arrays.bad.values()]
+    misfits = [] if only_train else layout.problems
+    problems = [*misfits, *train.bad.values(), *test.bad.values()]
     if problems and not skip_bad: _refuse(problems, '; repair, or pass skip_bad=True to leave out')
     if problems:
         _warn(f'{folder.name}: bad files left out ({len(problems)}): {" | ".join(problems)}')
-    return _check(_category(folder.name, frame, arrays))
+    _say_read(layout.name, [*train.said, *test.said])
+    return _check(_category(layout, frame, train, test))

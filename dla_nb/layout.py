@@ -188,10 +188,15 @@ class Layout:
     problems:list=field(default_factory=list)      # what is wrong with test images and masks
     notes:list=field(default_factory=list)         # what was taken for what, where it is not plain
     unused:list=field(default_factory=list)        # files that are not used
+    told:set=field(default_factory=set)            # files that a problem names
 
     def add(self, split:str, defect:str, path:Path, mask='')->None:
         label = int(defect != 'good')
         self.rows.append((split, defect, label, str(path), str(mask)))
+
+    def refuse(self, path:Path, problem:str)->None:
+        self.told.add(str(path))
+        self.problems.append(problem)
 
     def short(self, path)->str: # from the folder's name on
         return Path(self.folder.name, Path(path).relative_to(self.folder)).as_posix()
@@ -261,28 +266,26 @@ def _add_tests(layout:Layout, kinds:list, masks:_Masks)->None:
             mask = masks.take(folder.name, place, flat=kind != 'good')
             owner = owners.get((folder, place))
             if owner is not None and not mask:
-                layout.problems.append(f'{shown} and {owner.name} share a mask by their name '
-                                       f'{owner.stem}; rename one')
+                layout.refuse(path, f'{shown} and {owner.name} share a mask by their name '
+                                    f'{owner.stem}; rename one')
                 continue
             if mask:
                 owners[folder, place] = path
             layout.add('test', kind, path, mask)
             if kind != 'good' and not mask:
                 where = f'{layout.folder.name}/ground_truth/{kind}/{place}_mask.png'
-                unmasked.append((len(layout.rows) - 1, f'{shown} has no mask; expected {where}'))
+                unmasked.append((layout.rows[-1], path, f'{shown} has no mask; expected {where}'))
+    if layout.has_masks or masks.folder is not None:
+        for row, path, problem in unmasked:
+            layout.rows.remove(row)
+            layout.refuse(path, problem)
+    elif unmasked:
+        layout.notes.append('there are no masks: images can be measured, pixels cannot; '
+                            f'put masks in {layout.folder.name}/ground_truth/KIND')
     for path in masks.files.values():
         kind = path.parent.name
         expected = f'{layout.folder.name}/test/{kind}/{_stem(path)}.png'
-        layout.problems.append(f'{layout.short(path)} has no image; expected {expected}')
-    if not unmasked:
-        return
-    if layout.has_masks or masks.folder is not None:
-        for number, problem in reversed(unmasked):
-            del layout.rows[number]
-        layout.problems[:0] = [problem for _, problem in unmasked]
-    else:
-        layout.notes.append('there are no masks: images can be measured, pixels cannot; '
-                            f'put masks in {layout.folder.name}/ground_truth/KIND')
+        layout.refuse(path, f'{layout.short(path)} has no image; expected {expected}')
 
 
 def _to_say(layout:Layout, good:list, bad:list)->None:
@@ -373,7 +376,7 @@ def _add_pairs(layout:Layout, paths:list, beside:dict, split:str='')->None:
         try:
             marked = mask is not None and _decode(mask, _to_mask, layout.short(mask)).any()
         except DataError as error:
-            layout.problems.append(str(error))
+            layout.refuse(path, str(error))
             continue
         (bad if marked else good).append((path, mask or ''))
     layout.notes.append(f'{len(beside)} masks lie beside the images: {len(good)} images with a '
@@ -488,7 +491,7 @@ def read_layout(
     else:
         _read_split(folder, layout, good)   # says what is missing
     layout.rows.sort(key=lambda row: row[0] == 'test')   # training first
-    used = {name for row in layout.rows for name in row[3:]}
+    used = {name for row in layout.rows for name in row[3:]} | layout.told
     layout.unused += _unused(folder, layout, used)
     return layout
 
@@ -545,12 +548,12 @@ def find_categories(
     inside = _folders(folder)
     if any(_child(p, 'train') or _visa_folders(p) for p in inside):
         return {p.name: p for p in inside if _child(p, 'train') or _visa_folders(p)}
-    if _good_folders(folder, good) or '.' in good:
+    if _good_folders(folder, good) or '.' in good or _child(folder, 'test'):
         return own
     found = {p.name: p for p in inside if _good_folders(p, good)}
     if found and not _images(folder):
         return found
-    if _child(folder, 'test') or _images(folder) or _has_pairs(folder):
+    if _images(folder) or _has_pairs(folder):
         return own
     if is_good_name(folder.name, good) and next(walk_images(folder), None) is not None:
         return own
