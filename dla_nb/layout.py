@@ -148,7 +148,7 @@ def walk_images(
             else:
                 yield from walk_images(path, but, passed_over, on_bad, above)
         elif path in masks:
-            say(path, f'it is the mask of {masks[path].name}')
+            say(path, 'it is the mask of the image beside it')
         elif _is_image(path):
             yield path
         elif path.suffix.lower() in _OTHER_TYPES:

@@ -278,13 +278,13 @@ class Calibration:
 
     @property
     def outliers(self)->int: # 0: none
-        "How many of the highest scores stand apart: a gap above twice the spread of those below."
+        "How many scores stand apart: a gap above three times the spread of those below."
         if not self.n: return 0
         middle = float(np.median(self.images))
-        for k in range(1, 1 + min(3, self.n//4)):
+        for k in range(1, 1 + min(3, self.n//8)):
             gap = self.images[-k] - self.images[-k - 1]
             spread = self.images[-k - 1] - middle
-            if gap > 2*spread + 1e-9*abs(middle): return k
+            if gap > 3*spread + 1e-9*abs(middle): return k
         return 0
 
     def trimmed(self, k:int)->'Calibration':
