@@ -305,7 +305,8 @@ def _category(layout:Layout, frame:pd.DataFrame, train:_Part, test:_Part)->Categ
                     labels=tests.label.to_numpy(), defects=tests.defect.tolist(),
                     train_paths=[Path(p) for p in good.path],
                     test_paths=[Path(p) for p in tests.path], notes=notes,
-                    has_masks=layout.has_masks, white=train.white, folder=layout.folder)
+                    has_masks=layout.has_masks or not tests.label.any(),
+                    white=train.white, folder=layout.folder)
 
 def _check(c:Category)->Category:
     "The category, with a warning where it says less than it seems to."
