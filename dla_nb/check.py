@@ -154,7 +154,8 @@ def _exposures(train:list)->list: # of lines
     odd = [s for s, v in zip(train, light) if abs(v - middle) > limit]
     flat = [s for s, v in zip(train, contrast) if v < 2]
     if odd:
-        lines.append(f'warning: much darker or brighter than the other training images: {_names(odd)}')
+        lines.append('warning: much darker or brighter than the other training images: '
+                     + _names(odd))
     if flat:
         lines.append(f'warning: hardly any contrast: {_names(flat)}')
     if middle < 12 or middle > 243:
@@ -252,13 +253,14 @@ def _about(layout:Layout, whole:list, train:list)->list: # of lines
     long = [s for s in whole if max(s.size) >= _LONG*min(s.size)]
     if long:
         side = min(long[0].size)
-        lines.append(f'warning: more than {_LONG} times as long as wide: {_names(long)}; resized to '
-                     f'a square, small defects get lost; look at them in tiles (--tile {side})')
+        lines.append(f'warning: more than {_LONG} times as long as wide: {_names(long)}; resized '
+                     'to a square, small defects get lost; look at them in tiles '
+                     f'(--tile {side})')
     names = [os.path.relpath(s.path, layout.folder) for s in train]
     views = Counter(view for _, view in views_of(names) if view)
     if len(views) > 1:
-        lines.append(f'names tell of {len(views)} views ({_few(views)}); each gives its share to the '
-                     "hold-out. If pictures of one part belong together, say so with --group")
+        lines.append(f'names tell of {len(views)} views ({_few(views)}); each gives its share to '
+                     "the hold-out. If pictures of one part belong together, use --group")
     held = max(1, len(train)//5) if len(train) > 2 else 0
     if held:
         rate = 1/(held + 1)

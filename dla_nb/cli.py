@@ -152,7 +152,8 @@ def _run_train(args)->int:
         if detector is None:
             continue
         path = _model_path(args, name)
-        _say(f'{category.name}: {args.method} trained in {detector.info["seconds"]:.0f} s -> {path}')
+        seconds = detector.info['seconds']
+        _say(f'{category.name}: {args.method} trained in {seconds:.0f} s -> {path}')
         _say_threshold(category.name, detector)
         done += 1
     return _OK if done == len(names) else _INCOMPLETE
@@ -275,8 +276,8 @@ def _given(args, names:list)->tuple: # (names, size of images to load in px, whi
     detector = Detector.load(args.model, 'cpu')
     if len(names) > 1:
         if detector.name not in names:
-            raise DataError(f'{args.model} is a model of {detector.name or "one part"}; {args.path} '
-                            f'has {", ".join(names)}: choose with --category')
+            raise DataError(f'{args.model} is a model of {detector.name or "one part"}; '
+                            f'{args.path} has {", ".join(names)}: choose with --category')
         names = [detector.name]
     elif detector.name and names != [detector.name]:
         _complain(f'warning: {args.model} is a model of {detector.name}, not of {names[0]}')
@@ -609,8 +610,8 @@ def _positive(text:str)->int:
 
 def _calibrate_options(p:argparse.ArgumentParser)->None:
     p.add_argument('model', help='a .safetensors file from dla-nb train')
-    p.add_argument('good', nargs='*', metavar='good', help='folders of good images, or images, that '
-                   'the model was not trained on')
+    p.add_argument('good', nargs='*', metavar='good', help='folders of good images, or images, '
+                   'that the model was not trained on')
     p.add_argument('--false-alarm-rate', type=float, metavar='R', help='share of good images to '
                    'be called anomalous (default: as trained)')
     p.add_argument('--trim', type=_count, default=0, metavar='N',

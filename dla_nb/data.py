@@ -97,7 +97,8 @@ def _whole_mask(path:Path, name:str)->tuple: # (bool (h,w), how it was read)
     if not path.is_dir(): return _decode(path, mask_kind, name)
     found = [_decode(p, mask_kind, f'{name}/{p.name}') for p in _images(path)]
     sizes = {marked.shape for marked, _ in found}
-    if len(sizes) > 1: raise DataError(f'the masks in {name} are of {len(sizes)} sizes; save them in one')
+    if len(sizes) > 1:
+        raise DataError(f'the masks in {name} are of {len(sizes)} sizes; save them in one')
     return np.any([marked for marked, _ in found], 0), next((how for _, how in found if how), '')
 
 def _paired_mask(row:dict, size:tuple, folder:Path, side:int, said:list)->np.ndarray:
@@ -111,8 +112,8 @@ def _paired_mask(row:dict, size:tuple, folder:Path, side:int, said:list)->np.nda
     if (w, h) != size:
         if abs(w*size[1] - h*size[0]) > max(size) or (w == h) != (size[0] == size[1]):
             turned = ' (it looks turned by 90 degrees)' if (h, w) == size else ''
-            raise DataError(f'{name} is {w} x {h} px, but {image} is {size[0]} x {size[1]}{turned}; '
-                            'save it in the size and orientation in which the image is shown')
+            raise DataError(f'{name} is {w} x {h} px, but {image} is {size[0]} x {size[1]}'
+                            f'{turned}; save it in the size and orientation in which the image is shown')
         said.append(['masks were scaled to the size of their images', name])
     if mask.any() and not row['label']:
         raise DataError(f'{name} marks a defect, but {image} is among the good images')
@@ -131,7 +132,9 @@ def _remarks(image, name:str)->list: # of [what, name]
                      'defects get lost; look at them in tiles (tile=, --tile)', name])
     return said
 
-def _read_row(row:dict, folder:Path, side:int, white:int=65535, said:list=None)->np.ndarray|DataError:
+def _read_row(
+    row:dict, folder:Path, side:int, white:int=65535, said:list=None
+)->np.ndarray|DataError:
     "uint8 planes (3,side,side) of a training image, (4,side,side) of a test image and its mask."
     said = [] if said is None else said
     name = _short(folder, row['path'])
@@ -255,7 +258,9 @@ class _Cache:
             if part is None: return None
             found.append(part)
             white = part.white
-        if only_train: found.append(_Part(np.zeros((0, 4, self.side, self.side), np.uint8), {}, [], white))
+        if only_train:
+            none = np.zeros((0, 4, self.side, self.side), np.uint8)
+            found.append(_Part(none, {}, [], white))
         return tuple(found)
 
     def load(self, only_train:bool)->tuple: # (_Part, _Part)
@@ -293,9 +298,9 @@ class Category:
 
 def _category(layout:Layout, frame:pd.DataFrame, train:_Part, test:_Part)->Category:
     "Arrays and their rows, bad ones left out."
-    rows = {split: frame[frame.split == split].reset_index(drop=True) for split in ('train', 'test')}
-    good = rows['train'].drop(index=list(train.bad))
-    tests = rows['test'].drop(index=list(test.bad))[:len(test.planes)]
+    good = frame[frame.split == 'train'].reset_index(drop=True).drop(index=list(train.bad))
+    tests = frame[frame.split == 'test'].reset_index(drop=True).drop(index=list(test.bad))
+    tests = tests[:len(test.planes)]
     if not len(good): raise DataError(f'{layout.name} has no training image that can be read')
     notes = list(layout.notes)
     if train.white < 65535:

@@ -156,9 +156,9 @@ class _Training:
             n = len(self.images)
             kinds = len({hashlib.sha256(np.asarray(x).tobytes()).digest() for x in self.images})
             if kinds < n:
-                warnings.warn(f'{n - kinds} of {n} good images are copies of others; a copy on both '
-                              'sides of the hold-out makes the threshold too low', DataWarning,
-                              stacklevel=4)
+                warnings.warn(f'{n - kinds} of {n} good images are copies of others; a copy on '
+                              'both sides of the hold-out makes the threshold too low',
+                              DataWarning, stacklevel=4)
         self.info['seen'] = appearance(found)
 
 

@@ -26,7 +26,8 @@ from .core import BaseRecipe, DataError, to_device
 
 # %% ../nbs/08_images.ipynb #c005
 IMAGE_TYPES = (   # endings, in any case
-    '.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.tif', '.tiff', '.webp', '.gif', '.pgm', '.ppm', '.pnm')
+    '.png', '.jpg', '.jpeg', '.jfif', '.bmp', '.tif', '.tiff', '.webp', '.gif',
+    '.pgm', '.ppm', '.pnm')
 _FORMATS = ('PNG', 'JPEG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM') # for some Pillow starts programs
 _WHITES = (1023, 4095, 16383, 65535) # of cameras with 10, 12, 14 and 16 bits
 
@@ -83,7 +84,7 @@ def _to_byte(values:np.ndarray, white:int)->np.ndarray:
     return ((np.minimum(values, white)*255 + white//2)//white).astype(np.uint8)
 
 def _check_deep_rgb(image:Image.Image):
-    "Pillow reads three channels of 16 bits by their upper bytes, which a 12-bit camera leaves empty."
+    "ValueError for 12 bits in three channels of 16: Pillow reads only their upper bytes."
     stored = str(image.tile[0][3]) if getattr(image, 'tile', None) else ''
     if image.mode in ('RGB', 'RGBA') and ';16' in stored:
         top = max(high for _, high in image.getextrema()[:3])
@@ -167,7 +168,8 @@ def to_image(
     channels:str='rgb',   # or 'bgr': the order of colours in arrays and tensors
 )->Image.Image:           # RGB, upright, at its own size
     "Whatever one image can be given as; `DataError` where it is not one."
-    if channels not in _CHANNELS: raise ValueError(f"channels={channels!r}: expected 'rgb' or 'bgr'")
+    if channels not in _CHANNELS:
+        raise ValueError(f"channels={channels!r}: expected 'rgb' or 'bgr'")
     if _is_path(x): return read_image(x, white)
     if isinstance(x, (bytes, bytearray, memoryview)): x = io.BytesIO(x)
     if hasattr(x, 'read') and hasattr(x, 'seek'):
@@ -378,7 +380,7 @@ def in_order(
         failure = None
         while failure is None:
             try: waiting.append(pool.submit(function, next(source)))
-            except Exception as error: failure = error # after what is due, also the end of the items
+            except Exception as error: failure = error # told after what is due; also the end
             if len(waiting) == 2*workers: yield waiting.popleft().result()
         for done in waiting: yield done.result()
     if not isinstance(failure, StopIteration): raise failure
