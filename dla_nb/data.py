@@ -113,7 +113,8 @@ def _paired_mask(row:dict, size:tuple, folder:Path, side:int, said:list)->np.nda
         if abs(w*size[1] - h*size[0]) > max(size) or (w == h) != (size[0] == size[1]):
             turned = ' (it looks turned by 90 degrees)' if (h, w) == size else ''
             raise DataError(f'{name} is {w} x {h} px, but {image} is {size[0]} x {size[1]}'
-                            f'{turned}; save it in the size and orientation in which the image is shown')
+                            f'{turned}; save it in the size and orientation in which the image is '
+                            'shown')
         said.append(['masks were scaled to the size of their images', name])
     if mask.any() and not row['label']:
         raise DataError(f'{name} marks a defect, but {image} is among the good images')

@@ -308,7 +308,8 @@ class Predictor:
             name = str(item) if _is_path(item) else 'an image'
             if found.unlike:
                 self._warn_once('unlike', f'{name} is unlike the images trained on: '
-                                f'{found.unlike}. A score of what the model has not learned means little')
+                                f'{found.unlike}. A score of what the model has not learned '
+                                'means little')
             if found.pages > 1:
                 self._warn_once('pages', f'{name} has {found.pages} pages; the first is taken. '
                                 'read_image(path, page=...) gives another')
