@@ -19,7 +19,7 @@ from . import __version__
 
 # %% ../nbs/85_cli.ipynb #c005
 _OK, _FAILED, _MISTYPED = 0, 1, 2   # exit statuses
-_INCOMPLETE, _TIME_UP, _STOPPED = 3, 4, 130
+_INCOMPLETE, _TIME_UP, _DEFECT, _STOPPED = 3, 4, 5, 130
 
 
 def _say(message:str):
@@ -28,6 +28,19 @@ def _say(message:str):
 
 def _complain(message:str):
     print(message, file=sys.stderr, flush=True)
+
+
+def _notes(name:str, notes:list):
+    "What was taken for what."
+    for note in notes:
+        _say(f'{name}: {note}')
+
+
+def _make_out(out:Path):
+    "The folder of models and pictures; a new one is no input for a later command."
+    from dla_nb.layout import note_results
+    if not out.exists():
+        note_results(out)
 
 
 def _recipe_of(args):
@@ -48,56 +61,114 @@ def _guarded(name:str, only:bool, work:Callable):
         return None
 
 
-def _categories(args, size:int):
-    "(name, category, is it the only one) of a folder, loaded one at a time; None where unusable."
-    from dla_nb.data import category_names, load_category
+def _names(args)->list:
+    "The categories that are meant."
+    from dla_nb.data import category_names
     from dla_nb.core import DataError
-    names = category_names(args.path)
+    names = category_names(args.path, tuple(args.good))
     unknown = sorted(set(args.category) - set(names))
     if unknown:
         raise DataError(f'{args.path} has no category {", ".join(unknown)}; '
                         f'it has {", ".join(names)}')
-    names = args.category or names
+    return args.category or names
+
+
+def _categories(args, names:list, size:int, only_train:bool=False, white:int=None):
+    "(name, category, is it the only one) of a folder, loaded one at a time; None where unusable."
+    from dla_nb.data import load_category
     for name in names:
         def load():
-            return load_category(args.path, name, size, skip_bad=args.skip_bad)
+            if only_train:
+                _check_clash(args, name)
+            return load_category(args.path, name, size, skip_bad=args.skip_bad,
+                                 good=tuple(args.good), only_train=only_train, white=white)
         yield name, _guarded(name, len(names) == 1, load), len(names) == 1
+
+
+def _model_path(args, name:str)->Path:
+    return Path(args.out).expanduser()/f'{getattr(args, "name", None) or name}.safetensors'
+
+
+def _check_clash(args, name:str)->None:
+    "DataError where the model's file is one of other images, unless it may be replaced."
+    from dla_nb.core import DataError
+    from dla_nb.detector import source_of
+    from dla_nb.files import read_safetensors
+    from dla_nb.layout import find_categories
+    from dla_nb.modelfile import _FORMAT, _OLDER
+    path = _model_path(args, name)
+    if args.overwrite or not path.exists():
+        return
+    advice = 'name another file with --name, or replace it with --overwrite'
+    try:
+        info = read_safetensors(path, _FORMAT, *_OLDER)[1].get('info') or {}
+    except (ValueError, OSError) as error:
+        raise DataError(f'{error}; {advice}') from None
+    if info.get('source') != source_of(find_categories(args.path, tuple(args.good))[name]):
+        raise DataError(f'{path} is a model of other images; {advice}')
 
 
 def _fit(category, args, save:bool, options:dict):
     "Fit a detector; a run that was stopped goes on from the checkpoint beside its model."
     from dla_nb.detector import Detector
-    out = Path(args.out)
-    checkpoint = out/f'{category.name}.checkpoint'
+    from dla_nb.files import keep_old
+    out = Path(args.out).expanduser()
+    _make_out(out)
+    kind = 'checkpoint' if args.command == 'train' else f'{args.command}.checkpoint'
+    checkpoint = out/f'{category.name}.{kind}'
     start = time.perf_counter()
     detector = Detector.fit(
         category, args.method, recipe=_recipe_of(args), seed=args.seed, device=args.device,
         checkpoint=checkpoint, progress=not args.quiet, **options)
     detector.info['seconds'] = round(time.perf_counter() - start, 1)
     if save:
-        detector.save(out/f'{category.name}.safetensors')
+        path = _model_path(args, category.name)
+        old = keep_old(path)
+        if old:
+            _say(f'{category.name}: the model that was there is {old} now')
+        detector.save(path)
     checkpoint.unlink(missing_ok=True)
     return detector
 
 # %% ../nbs/85_cli.ipynb #c008
 def _run_train(args)->int:
     "dla-nb train"
-    options = dict(holdout=args.holdout, false_alarm_rate=args.false_alarm_rate, tile=args.tile)
-    done, wanted = 0, 0
-    for name, category, only in _categories(args, _recipe_of(args).resize):
-        wanted += 1
+    from dla_nb.core import DataError
+    from dla_nb.tiles import Tiling
+    tile = args.tile and Tiling(args.tile, positions=args.tile_positions)
+    options = dict(holdout=args.holdout, false_alarm_rate=args.false_alarm_rate, tile=tile,
+                   group=args.group, trim=args.trim)
+    names = _names(args)
+    if args.name and len(names) > 1:
+        raise DataError(f'--name is for one model; {args.path} holds {", ".join(names)}')
+    done = 0
+    for name, category, only in _categories(args, names, _recipe_of(args).resize, only_train=True):
         if category is None:
             continue
-        _say(f'{category!r}')
+        category.name = args.name or name
+        _say(f'{category.name}: {len(category.train)} good images, {category.train.shape[-1]} px')
+        _notes(category.name, category.notes)
         detector = _guarded(name, only, lambda: _fit(category, args, True, options))
         if detector is None:
             continue
-        path = Path(args.out)/f'{name}.safetensors'
-        _say(f'{name}: {args.method} trained in {detector.info["seconds"]:.0f} s -> {path}')
-        if detector.threshold:
-            _say(f'{name}: threshold {detector.threshold}')
+        path = _model_path(args, name)
+        seconds = detector.info['seconds']
+        _say(f'{category.name}: {args.method} trained in {seconds:.0f} s -> {path}')
+        _say_threshold(category.name, detector)
         done += 1
-    return _OK if done == wanted else _INCOMPLETE
+    return _OK if done == len(names) else _INCOMPLETE
+
+
+def _say_threshold(name:str, detector)->None:
+    "The threshold, what sets it and what it is good for."
+    if not detector.threshold:
+        return
+    _say(f'{name}: threshold {detector.threshold}')
+    highest = [f'{file} {score:.4g}' for file, score in detector.calibration.highest if file]
+    if highest:
+        _say(f'{name}: the highest held-out images: {", ".join(highest)}')
+    _say(f'{name}: it holds in the light and with the camera of these images; after a change, '
+         'dla-nb calibrate sets it anew from good images')
 
 # %% ../nbs/85_cli.ipynb #c010
 def _control_recipe(cls, preset:str, recipe):
@@ -160,9 +231,11 @@ def _evaluate(category, detector, args)->dict: # {method: metrics}
 
 
 def _write_results(results:dict, path:Path)->None:
-    "One row for each category and method."
+    "One row for each category and method; an earlier table is put aside first."
     import pandas as pd
-    from dla_nb.files import write_whole
+    from dla_nb.files import keep_old, write_whole
+    if len(results) == 1 and keep_old(path):
+        _say(f'the table that was there is {path}.old now')
     rows = []
     for category, methods in results.items():
         for method, values in methods.items():
@@ -190,16 +263,25 @@ def _saved(args, name:str)->Path|None:
     "The model file of a category, if `--model` was given."
     if not args.model:
         return None
-    path = Path(args.model)
+    path = Path(args.model).expanduser()
     return path/f'{name}.safetensors' if path.is_dir() else path
 
 
-def _side(args)->int: # px
-    "The size of images to load: that of a model that is given as a file, else the recipe's."
-    if args.model and Path(args.model).is_file():
-        from dla_nb.detector import Detector
-        return Detector.load(args.model, 'cpu').recipe.resize
-    return _recipe_of(args).resize
+def _given(args, names:list)->tuple: # (names, size of images to load in px, white)
+    "What a model that is given as a file is for; without one, the recipe's."
+    from dla_nb.core import DataError
+    if not args.model or not Path(args.model).expanduser().is_file():
+        return names, _recipe_of(args).resize, None
+    from dla_nb.detector import Detector
+    detector = Detector.load(args.model, 'cpu')
+    if len(names) > 1:
+        if detector.name not in names:
+            raise DataError(f'{args.model} is a model of {detector.name or "one part"}; '
+                            f'{args.path} has {", ".join(names)}: choose with --category')
+        names = [detector.name]
+    elif detector.name and names != [detector.name]:
+        _complain(f'warning: {args.model} is a model of {detector.name}, not of {names[0]}')
+    return names, detector.recipe.resize, detector.white
 
 
 def _evaluate_one(name:str, category, args, save:bool)->dict|None:
@@ -211,36 +293,40 @@ def _evaluate_one(name:str, category, args, save:bool)->dict|None:
         return _evaluate(category, _fit(category, args, save, dict(holdout=0)), args)
     detector = Detector.load(path, args.device)
     side = detector.recipe.resize
-    if side != category.train.shape[-1]:
-        category = load_category(args.path, name, side, skip_bad=args.skip_bad)
+    if side != category.train.shape[-1] or detector.white != category.white:
+        category = load_category(args.path, name, side, skip_bad=args.skip_bad,
+                                 good=tuple(args.good), white=detector.white)
     return _evaluate(category, detector, args)
 
 
 def _run_evaluate(args, save:bool=False)->int:
     "dla-nb evaluate"
-    out = Path(args.out)
-    results, wanted = {}, 0
-    for name, category, only in _categories(args, _side(args)):
-        wanted += 1
+    out = Path(args.out).expanduser()
+    _make_out(out)
+    names, side, white = _given(args, _names(args))
+    results = {}
+    for name, category, only in _categories(args, names, side, white=white):
         if category is None:
             continue
         if not len(category.test):
             _complain(f'error: {name} is left out: it has no test images to evaluate')
             continue
         _say(f'{category!r}')
+        _notes(name, category.notes)
         found = _guarded(name, only, lambda: _evaluate_one(name, category, args, save))
         if found is not None:
             results[name] = found
             _write_results(results, out/'results.csv')
     _print_results(results, out)
-    return _OK if results and len(results) == wanted else _INCOMPLETE
+    return _OK if results and len(results) == len(names) else _INCOMPLETE
 
 
 def _run_demo(args)->int:
     "dla-nb demo"
     from dla_nb.toy import make_toy
+    _make_out(Path(args.out))
     args.path = make_toy(Path(args.out)/'toy', seed=args.seed)
-    args.model = None
+    args.model, args.good = None, []
     _say(f'synthetic test images, no real ones: {args.path}')
     return _run_evaluate(args, save=True)
 
@@ -259,37 +345,141 @@ def _run_predict(args)->int:
     from dla_nb.detector import Detector
     from dla_nb.predict import predict_to_files
     detector = Detector.load(args.model, args.device)
-    out = Path(args.out)
     if args.false_alarm_rate is not None:
-        if detector.calibration is None:
-            raise DataError(f'{args.model} has no held-out scores to choose a rate by; '
-                            'train it with --holdout')
-        detector.calibration = detector.calibration.at(args.false_alarm_rate)
+        _set_rate(detector, args)
     if detector.threshold is None:
+        if args.fail_on_defect:
+            raise DataError(f'{args.model} has no threshold to call an image defective by; '
+                            'set one with dla-nb calibrate')
         _complain(f'warning: {args.model} has no threshold: scores only, no labels and no masks')
-    else:
-        _say(f'threshold {detector.threshold}')
+    if args.format == 'json' and args.out is None:
+        return _predict_json(detector, args)
+    tell = _complain if args.format == 'json' else _say
+    if detector.threshold is not None:
+        tell(f'threshold {detector.threshold}')
+    out = Path(args.out or 'predictions').expanduser()
+    format = 'jsonl' if args.format == 'json' else args.format
     n = predict_to_files(
-        detector, args.paths, out, args.format, not args.no_overlays, not args.no_masks,
+        detector, args.paths, out, format, not args.no_overlays, not args.no_masks,
         args.batch, lambda path, error: _complain(f'skipped: {error}'), _bar(args, 'looking'))
+    if args.format == 'json':
+        _say((out/'scores.jsonl').read_text(encoding='utf-8').rstrip())
     labels = f', {n["anomalous"]} anomalous' if detector.threshold else ''
-    table = out/f'scores.{args.format}'
-    _say(f'{n["images"]} images{labels}, {n["skipped"]} skipped -> {table}')
-    return _INCOMPLETE if n['skipped'] else _OK
+    unlike = f', {n["unlike"]} unlike the images trained on' if n['unlike'] else ''
+    table = out/f'scores.{format}'
+    tell(f'{n["images"]} images{labels}{unlike}, {n["skipped"]} skipped -> {table}')
+    return _verdict(args, n['anomalous'], n['skipped'])
+
+
+def _set_rate(detector, args)->None:
+    "Another rate, from the scores that the model file keeps."
+    from dla_nb.core import DataError
+    if detector.calibration is None or not detector.calibration.n:
+        raise DataError(f'{args.model} has no held-out scores to choose a rate by; '
+                        'train it with --holdout, or give good images to dla-nb calibrate')
+    detector.calibration = detector.calibration.at(args.false_alarm_rate)
+
+
+def _verdict(args, anomalous:int, skipped:int)->int:
+    "The exit status of `predict`."
+    if args.fail_on_defect and anomalous:
+        return _DEFECT
+    return _INCOMPLETE if skipped else _OK
+
+
+def _predict_json(detector, args)->int:
+    "One line of JSON an image on standard output, and no files."
+    import json
+    from itertools import chain
+    from dla_nb.core import DataError
+    from dla_nb.predict import result_row, walk_images
+    roots = [Path(p).expanduser() for p in args.paths]
+    skipped = []
+    def bad(path, error):
+        skipped.append(path)
+        _say(json.dumps(dict(path=str(path), error=str(error))))
+        _complain(f'skipped: {error}')
+    found = [walk_images(root, on_bad=bad) if root.is_dir() else [root] for root in roots]
+    n, anomalous = 0, 0
+    for p in detector.predict_each(chain(*found), args.batch, bad, read_ahead=True):
+        _say(json.dumps(result_row(p, p.mask)))
+        n += 1
+        anomalous += p.label == 'anomalous'
+    if not n and not skipped:
+        raise DataError(f'{", ".join(map(str, roots))}: no images')
+    return _verdict(args, anomalous, len(skipped))
+
+
+def _run_calibrate(args)->int:
+    "dla-nb calibrate"
+    from dla_nb.core import DataError
+    from dla_nb.detector import Detector
+    from dla_nb.files import keep_old
+    from dla_nb.predict import _good_files
+    detector = Detector.load(args.model, args.device)
+    before = detector.threshold
+    rate = args.false_alarm_rate
+    if args.good:
+        places = [Path(p).expanduser() for p in args.good]
+        found = [_good_files(p) if p.is_dir() else [p] for p in places]
+        images = [path for some in found for path in some]
+        if not images:
+            raise DataError(f'{", ".join(args.good)}: no images')
+        kept = detector.calibration.rate if detector.calibration else .01
+        detector.calibrate(images, rate or kept, trim=args.trim)
+    elif rate is not None:
+        _set_rate(detector, args)
+        detector._note('another rate')
+    elif args.trim:
+        if detector.calibration is None:
+            raise DataError(f'{args.model} has no held-out scores; give good images')
+        detector.calibration = detector.calibration.trimmed(args.trim)
+        detector._note(f'without the {args.trim} highest')
+    if args.threshold is not None:
+        detector.threshold = args.threshold
+    if detector.threshold == before:
+        raise DataError('nothing changes; give folders of good images, --false-alarm-rate, --trim '
+                        'or --threshold')
+    out = Path(args.out or args.model).expanduser()
+    old = keep_old(out)
+    detector.save(out)
+    _say(f'threshold before: {before or "none"}')
+    _say_threshold('now', detector)
+    _say(f'-> {out}' + (f'; the file that was there is {old}' if old else ''))
+    return _OK
+
+
+def _run_check(args)->int:
+    "dla-nb check"
+    from dla_nb.check import check_folder, contact_sheet
+    found = check_folder(args.path, tuple(args.good), progress=not args.quiet)
+    for line in found.lines:
+        _say(line)
+    if args.out:
+        _say(f'contact sheet: {contact_sheet(found, args.out)}')
+    return _INCOMPLETE if found.problems else _OK
 
 
 def _run_report(args)->int:
     "dla-nb report"
     from dla_nb.detector import Detector
     import dla_nb.report   # gives a Detector `report`
+    from dla_nb.files import keep_old
     detector = Detector.load(args.model, args.device)
     bad = []
     def left_out(path, error):
         bad.append(path)
         _complain(f'left out: {error}')
-    path = detector.report(args.path, args.out, args.worst, controls=not args.no_controls,
-                           on_bad=left_out, progress=_bar(args, 'looking'))
-    _say(f'report: {path}')
+    out = Path(args.out).expanduser()
+    new = out.with_name(f'.{out.name}.new')   # an error leaves the old one
+    try:
+        detector.report(args.path, new, args.worst, controls=not args.no_controls,
+                        on_bad=left_out, progress=_bar(args, 'looking'))
+        old = keep_old(out)
+        os.replace(new, out)
+    finally:
+        new.unlink(missing_ok=True)
+    _say(f'report: {out}' + (f'; the one that was there is {old}' if old else ''))
     return _INCOMPLETE if bad else _OK
 
 
@@ -299,7 +489,7 @@ def _run_export(args)->int:
     from dla_nb.detector import Detector
     detector = Detector.load(args.model, 'cpu')
     try:
-        path = detector.export(args.out or Path(args.model).with_suffix('.onnx'))
+        path = detector.export(args.out or Path(args.model).expanduser().with_suffix('.onnx'))
     except ImportError as error:
         raise ValueError(str(error)) from None
     verdict = 'with its threshold' if detector.threshold else 'without a threshold'
@@ -375,6 +565,10 @@ def _data_options(p:argparse.ArgumentParser, command:str)->None:
     p.add_argument('--out', default='demo' if command == 'demo' else 'runs',
                    help='folder for models, pictures and results (default: %(default)s)')
     p.add_argument('--seed', type=int, default=0)
+    if command != 'demo':
+        p.add_argument('--good', nargs='+', default=[], metavar='NAME', help='names of the folders '
+                       'with good images (default: good, ok, normal, pass and the like; . for '
+                       'every folder)')
     p.add_argument('--skip-bad', action='store_true', help='go on without files that are unusable')
     if command != 'train':
         p.add_argument('--no-controls', action='store_true', help='leave out the two controls')
@@ -386,8 +580,53 @@ def _train_options(p:argparse.ArgumentParser)->None:
                    'and the paper do, and have no threshold (default: %(default)s)')
     p.add_argument('--false-alarm-rate', type=float, default=.01, metavar='R',
                    help='share of good images to be called anomalous (default: %(default)s)')
+    p.add_argument('--group', metavar='REGEX', help='images in whose names it finds the same are '
+                   r'of one part and stay together, for example "^(\d+)_"')
+    p.add_argument('--trim', type=_count, default=0, metavar='N', help='leave out the N held-out '
+                   'images with the highest scores: a bad photograph sets the threshold otherwise')
+    p.add_argument('--name', help='of the model (default: that of the folder above the images)')
+    p.add_argument('--overwrite', action='store_true',
+                   help='replace a model of other images that has the same name')
     p.add_argument('--tile', type=int, metavar='PX', help='look at large images in tiles of so '
                    'many pixels, at their own resolution')
+    p.add_argument('--tile-positions', default='shared', choices=['shared', 'own'],
+                   help='own: parts that always lie alike; each place of the image is compared '
+                   'with itself (default: %(default)s)')
+
+
+def _count(text:str)->int:
+    "A whole number from 0 on."
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'expected a whole number from 0 on; found {text}')
+    return int(text)
+
+
+def _positive(text:str)->int:
+    "A whole number from 1 on."
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f'expected a whole number from 1 on; found {text}')
+    return int(text)
+
+
+def _calibrate_options(p:argparse.ArgumentParser)->None:
+    p.add_argument('model', help='a .safetensors file from dla-nb train')
+    p.add_argument('good', nargs='*', metavar='good', help='folders of good images, or images, '
+                   'that the model was not trained on')
+    p.add_argument('--false-alarm-rate', type=float, metavar='R', help='share of good images to '
+                   'be called anomalous (default: as trained)')
+    p.add_argument('--trim', type=_count, default=0, metavar='N',
+                   help='leave out the N images with the highest scores')
+    p.add_argument('--threshold', type=float, metavar='X', help='set it by hand')
+    p.add_argument('--out', help='the file to write (default: the model; the old one is kept '
+                   'beside it)')
+
+
+def _check_options(p:argparse.ArgumentParser)->None:
+    p.add_argument('path', help='folder of categories, one category, or a folder of good images')
+    p.add_argument('--good', nargs='+', default=[], metavar='NAME',
+                   help='names of the folders with good images')
+    p.add_argument('--out', metavar='FILE', help='also write a contact sheet, for example '
+                   'check.jpg: images with their masks')
 
 
 def _evaluate_options(p:argparse.ArgumentParser)->None:
@@ -399,15 +638,17 @@ def _predict_options(p:argparse.ArgumentParser)->None:
     p.add_argument('model', help='a .safetensors file from dla-nb train')
     p.add_argument('paths', nargs='+', metavar='path',
                    help='images, and folders that are looked through to the bottom')
-    p.add_argument('--out', default='predictions',
-                   help='folder for scores, overlays and masks (default: %(default)s)')
-    p.add_argument('--format', default='csv', choices=['csv', 'jsonl'],
-                   help='of the scores (default: %(default)s)')
+    p.add_argument('--out', help='folder for scores, overlays and masks (default: predictions)')
+    p.add_argument('--format', default='csv', choices=['csv', 'jsonl', 'json'],
+                   help='of the scores (default: %(default)s); json: a line an image on standard '
+                   'output, and files only with --out')
+    p.add_argument('--fail-on-defect', action='store_true',
+                   help='exit status 5 if an image is anomalous')
     p.add_argument('--no-overlays', action='store_true', help='write no overlays')
     p.add_argument('--no-masks', action='store_true', help='write no masks')
     p.add_argument('--false-alarm-rate', type=float, metavar='R', help='share of good images to '
                    'be called anomalous (default: as trained)')
-    p.add_argument('--batch', type=int, default=16, metavar='N',
+    p.add_argument('--batch', type=_positive, default=16, metavar='N',
                    help='images at a time (default: %(default)s)')
 
 
@@ -472,6 +713,8 @@ def _tables_options(p:argparse.ArgumentParser)->None:
 # %% ../nbs/85_cli.ipynb #c018
 #: name -> (what it runs, its options, what it does)
 _COMMANDS = dict(
+    check=(_run_check, [_check_options],
+           'what a folder is taken for, and what is odd about it; run it first'),
     demo=(_run_demo, [lambda p: _data_options(p, 'demo')],
           'make the embedded data set, train, print a table, write pictures'),
     train=(_run_train, [lambda p: _data_options(p, 'train'), _train_options],
@@ -480,6 +723,8 @@ _COMMANDS = dict(
               'metrics on labelled test images'),
     predict=(_run_predict, [_predict_options],
              'scores, overlays and masks of any number of images'),
+    calibrate=(_run_calibrate, [_calibrate_options],
+               'set the threshold of a model anew; nothing is trained'),
     report=(_run_report, [_report_options], 'one HTML file about a folder of images: scores, '
             'worst images, metrics where the truth is known'),
     export=(_run_export, [_export_options],
@@ -502,7 +747,7 @@ def _parser()->argparse.ArgumentParser:
         p = commands.add_parser(name, help=text, description=text)
         for add in options:
             add(p)
-        if name != 'tables' and name != 'export':
+        if name not in ('tables', 'export', 'check'):
             p.add_argument('--device', help='cpu, cuda, cuda:1 (default: the GPU if there is one)')
         if name not in ('tables', 'export', 'sweep'):
             p.add_argument('--quiet', action='store_true', help='no progress bars')
@@ -514,6 +759,20 @@ def _prepare()->None:
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')   # spinning threads stall a busy machine
     if os.environ.get('MPLBACKEND', '').startswith('module:'):
         os.environ['MPLBACKEND'] = 'agg'   # inherited from Jupyter; commands draw into files
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'):   # names that the console's encoding lacks
+            stream.reconfigure(errors='backslashreplace')
+
+
+def _hint(args, error:Exception)->str:
+    "Where to look, if it is the data that is wrong."
+    from dla_nb.core import DataError
+    folder = getattr(args, 'path', None)
+    if args.command == 'check' or not isinstance(error, DataError):
+        return ''
+    if not folder or not Path(folder).expanduser().is_dir():
+        return ''
+    return f'; dla-nb check {folder} shows what is there'
 
 
 def _call(args)->int:
@@ -521,7 +780,7 @@ def _call(args)->int:
     try:
         return _COMMANDS[args.command][0](args)
     except (ValueError, OSError, FloatingPointError, RuntimeError) as e:
-        _complain(f'error: {" ".join(str(e).split())}')
+        _complain(f'error: {" ".join(str(e).split())}{_hint(args, e)}')
         return _FAILED
     except KeyboardInterrupt:
         kept = 'the same command goes on from the last checkpoint'
@@ -548,3 +807,8 @@ def main(
         warnings.showwarning = show
         status = _call(args)
     return _INCOMPLETE if status == _OK and any(left_out) else status
+
+
+_spec = globals().get('__spec__')
+if __name__ == '__main__' and getattr(_spec, 'name', '') == 'dla_nb.cli':
+    sys.exit(main())   # python -m dla_nb.cli

@@ -58,8 +58,8 @@ class _Scorer(nn.Module):
         self.thresholds = [detector.threshold, detector.pixel_threshold]
         self.eval()
 
-    def forward(self, images:Tensor)->tuple: # uint8 (n,height,width,3), RGB -> see the table
-        resized = _resized(images, self.recipe.resize)
+    def forward(self, images_rgb:Tensor)->tuple: # uint8 (n,height,width,3) -> see the table
+        resized = _resized(images_rgb, self.recipe.resize)
         maps = self.method(to_float(resized, self.recipe.size))
         score = image_score(maps)
         threshold, pixel_threshold = self.thresholds
@@ -69,12 +69,15 @@ class _Scorer(nn.Module):
         return score, maps, anomalous, exceeds(maps, pixel_threshold.value)
 
 # %% ../nbs/74_export.ipynb #c016
-_FORMAT = 'dla-nb onnx 2'
+_FORMAT = 'dla-nb onnx 3'   # 2 called its input images
 _OPSET, _IR = 18, 8   # of the file: onnxruntime 1.15 (2023) and newer
 _OUTPUTS = ('score', 'map', 'anomalous', 'mask')   # the last two with thresholds only
-_DESCRIPTION = ('images: uint8 (n, height, width, 3), RGB, one size a call. score: (n), maximum of '
+_INPUT = 'images_rgb'
+_COLOURS = 'uint8 (n, height, width, 3), channels in the order red, green, blue'
+_DESCRIPTION = (f'{_INPUT}: {_COLOURS}, one size a call. score: (n), maximum of '
                 'map: (n, size, size), of the central crop. anomalous, mask: do they exceed the '
-                'thresholds? Only where there are some.')
+                'thresholds? Only where there are some. For a mask of the image\'s size enlarge '
+                'the map and compare it with pixel_threshold.')
 
 def _metadata(detector:Detector)->dict: # name -> text
     "What a program, or a person, can read from the file without running it."
@@ -84,7 +87,7 @@ def _metadata(detector:Detector)->dict: # name -> text
     return dict(
         format=_FORMAT, method=detector.method.name, name=detector.name, channels='RGB',
         recipe=recipe.to_json(), resize=str(recipe.resize), size=str(recipe.size),
-        threshold=score, pixel_threshold=pixel, info=json.dumps(detector.info),
+        threshold=score, pixel_threshold=pixel, white=str(detector.white), info=json.dumps(detector.info),
         dla_nb=dla_nb.__version__, torch=torch.__version__)
 
 def _check(method:Method)->None:
@@ -101,13 +104,13 @@ def _check(method:Method)->None:
 def _to_graph(scorer:_Scorer): # onnx.ModelProto
     "The module as a graph in which the number of images, their height and their width are open."
     example = torch.zeros(2, 5, 7, 3, dtype=torch.uint8)
-    sizes = {'images': {0: 'n', 1: 'height', 2: 'width'}}
+    sizes = {'images_rgb': {0: 'n', 1: 'height', 2: 'width'}}
     calibrated = scorer.thresholds[0] is not None
     names = _OUTPUTS if calibrated else _OUTPUTS[:2]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter('ignore')   # the exporter's, about its own parts
         program = torch.onnx.export(
-            scorer, (example,), input_names=['images'], output_names=names, dynamic_shapes=sizes,
+            scorer, (example,), input_names=[_INPUT], output_names=names, dynamic_shapes=sizes,
             opset_version=_OPSET, dynamo=True, verbose=False)
     return program.model_proto
 
@@ -127,6 +130,7 @@ def export_onnx(
     _check(detector.method)
     model = _to_graph(_Scorer(detector))
     _strip(model.graph)
+    model.graph.input[0].doc_string = _COLOURS
     model.ir_version = _IR
     model.producer_name = 'dla-nb'
     model.producer_version = dla_nb.__version__

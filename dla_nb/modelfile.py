@@ -23,6 +23,7 @@ from .tiles import Tiled, Tiling
 # %% ../nbs/72_modelfile.ipynb #c005
 _FORMAT = 'dla-nb model 3'
 _OLDER = ('dla-nb model 2', 'dla-nb model 1')
+_NAMED = 20   # held-out images with the highest scores are kept by name
 
 
 def _digest(tensors:dict, header:dict)->str:
@@ -61,6 +62,8 @@ def write_model(
         header['calibration'] = dict(
             rate=calibration.rate,
             share=calibration.share,
+            fixed=calibration.fixed,
+            names=list(calibration.names[-_NAMED:]),
             threshold=asdict(calibration.threshold),
             pixel_threshold=asdict(calibration.pixel_threshold),
         )
@@ -114,7 +117,12 @@ def _load_calibration(header:dict, tensors:dict)->Calibration|None:
     if said is None:
         return None
     scores = [tensors[f'calibration.{k}'].numpy() for k in ('images', 'pixels')]
-    return Calibration(*scores, float(said['rate']), float(said['share']))
+    names = [str(name) for name in said.get('names') or ()]
+    if names:
+        names = ['']*(len(scores[0]) - len(names)) + names
+    fixed = said.get('fixed')
+    return Calibration(*scores, float(said['rate']), float(said['share']), tuple(names),
+                       None if fixed is None else float(fixed))
 
 
 def _upgrade(header:dict, tensors:dict)->tuple:

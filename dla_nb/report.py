@@ -10,6 +10,7 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -23,15 +24,17 @@ from matplotlib import colormaps, colors, figure
 from PIL import Image
 
 from .core import DataError
-from .data import index_images, load_category
+from .data import Category, _whole_mask, index_images, load_category
 from .detector import Detector, measure_maps
 from .files import provenance, write_whole
-from .images import map_to_image, read_mask
+from .images import _nearest, map_to_image
+from .layout import _child, is_good_name, read_layout, walk_images
 from .method import get_method
 from .metrics import METRIC_NAMES, auroc
 from .plots import outline
-from .predict import Prediction, _is_several, _limits, laid_over, walk_images
+from .predict import Prediction, _is_several, _limits, _PassedOver, laid_over
 from .thresholds import exceeds, images_needed, observed_interval
+from .tiles import reduced
 
 # %% ../nbs/75_report.ipynb #c005
 _SIDE = 256   # px, the longer side of a picture in the report
@@ -48,7 +51,7 @@ def _views(p:Prediction, mask_path:str)->dict: # name -> data URI
     heat = colours(colors.Normalize(*_limits(p))(scores), bytes=True)[..., :3]
     views = dict(image=np.array(image), map=heat, overlay=laid_over(p))
     if mask_path:
-        mask = Image.fromarray(read_mask(mask_path, _SIDE))
+        mask = Image.fromarray(_nearest(_whole_mask(Path(mask_path), mask_path)[0], _SIDE))
         truth = mask.resize(image.size, Image.Resampling.NEAREST)
         views['image'][outline(truth)] = 50, 255, 80
     if p.mask is not None:
@@ -124,7 +127,10 @@ images and no more.</p>{% elif not t.supported %}<p class="warning">The threshol
 {% if t %}<p>Images with a score above {{ '%.4g'|format(t.value) }} are called anomalous.
 The threshold comes from {{ t.n }} good images that were kept out of training, not from defects.
 False alarms to expect: {{ t.expected|percent }} of good images (between {{ t.low|percent }} and
-{{ t.high|percent }} at 95 % confidence; {{ t.rate|percent }} was asked for).</p>
+{{ t.high|percent }} at 95 % confidence; {{ t.rate|percent }} was asked for), in the light and with
+the camera of those images; other light means more. {% if highest %}The highest of them:
+{% for name, score in highest if name %}<bdi>{{ name }}</bdi> {{ '%.4g'|format(score) }}
+{{ ', ' if not loop.last }}{% endfor %}.{% endif %}</p>
 {% for group in ('defective', 'good') %}{% set of = rows|selectattr('group', 'eq', group)|list %}
 {% set above = of|selectattr('verdict', 'eq', 'anomalous')|list|length %}
 {% if of %}{% set low, high = interval(above, of|length) %}<p>{{ above }} of {{ of|length }}
@@ -191,30 +197,52 @@ def _page(values:dict)->str: # HTML
 
 # %% ../nbs/75_report.ipynb #c014
 def _kinds(folder:Path)->dict: # name -> 'good' or a kind of defect, '' where it is not said
-    "What the folders below `test` say of the images in them."
-    found = {}
-    for path in walk_images(folder/'test') if (folder/'test').is_dir() else ():
+    "What the folders of test images say of them."
+    try:
+        layout = read_layout(folder)
+    except DataError:   # no layout: just images
+        return {}
+    rows = [(path, kind) for split, kind, _, path, _ in layout.rows if split == 'test']
+    found = {os.path.relpath(path, layout.folder): kind for path, kind in rows}
+    test = _child(folder, 'test')
+    for path in walk_images(test) if test else ():   # those without masks too
         name = path.relative_to(folder)
-        found[str(name)] = name.parts[1] if len(name.parts) > 2 else ''
+        kind = name.parts[1] if len(name.parts) > 2 else ''
+        found.setdefault(str(name), 'good' if is_good_name(kind) else kind)
     return found
 
-def _masks(folder:Path, kinds:dict, side:int)->tuple: # (`Category`, masks, problem)
+def _masks(folder:Path, kinds:dict, detector)->tuple: # (`Category`, masks, problem)
     "The images whose pixels can be measured, and name -> mask file, '' for good images."
     try:
         files = index_images(folder).set_index('path').mask_path
-        category = load_category(folder, None, side, skip_bad=True, progress=False)
+        category = load_category(folder, None, detector.recipe.resize, skip_bad=True,
+                                 progress=False, white=detector.white)
     except DataError as e:
         return None, {}, f'Pixels cannot be measured: {e.problems[0]}'
-    masks = {os.path.relpath(p, folder): files[str(p)] for p in category.test_paths}
+    masks = {os.path.relpath(p, category.folder): files[str(p)] for p in category.test_paths}
     lost = ', '.join(sorted(kinds.keys() - masks.keys()))
     return category if masks else None, masks, lost and f'Not among the metrics: {lost}'
+
+def _with_maps(category:Category, maps:list)->tuple: # (`Category`, maps)
+    "Without the images that could not be looked at, such as those smaller than a tile."
+    keep = np.array([m is not None for m in maps])
+    if keep.all():
+        return category, maps
+    chosen = np.flatnonzero(keep)
+    part = replace(category, test=category.test[chosen], masks=category.masks[chosen],
+                   labels=category.labels[chosen], defects=[category.defects[i] for i in chosen],
+                   test_paths=[category.test_paths[i] for i in chosen])
+    return part, [maps[i] for i in chosen]
 
 def _metrics(detector, category, maps:list, controls:bool)->dict: # by method
     "What `detector.evaluate` gives, and what the controls get."
     name = detector.method.name
-    if detector.method.map_side is None:
-        return {name: detector.evaluate(category)}
+    category, maps = _with_maps(category, maps)
+    if not maps:
+        return {}
     found = {name: measure_maps(np.stack(maps), category)}
+    if detector.method.map_side is None:
+        return found
     for name in ('mean image', 'untrained') if controls else ():
         if name in found:
             continue
@@ -224,7 +252,7 @@ def _metrics(detector, category, maps:list, controls:bool)->dict: # by method
         found[name] = measure_maps(control.test_maps(category), category)
     return found
 
-def _collect(found:Iterable, folder:Path, kinds:dict, masks:dict, worst:int)->tuple:
+def _collect(found:Iterable, folder:Path, kinds:dict, masks:dict, worst:int, side:int)->tuple:
     "Rows of the table, maps of images with masks, and pictures of the worst images."
     rows, maps, cards = [], {}, []
     for p in found:
@@ -233,10 +261,11 @@ def _collect(found:Iterable, folder:Path, kinds:dict, masks:dict, worst:int)->tu
             name = os.path.relpath(p.source, folder) if folder else str(p.source)
         truth = kinds.get(name, '')
         group = {'': 'unlabelled', 'good': 'good'}.get(truth, 'defective')
-        row = dict(name=name, score=p.score, verdict=p.label or '', truth=truth, group=group)
+        row = dict(name=name, score=p.score, verdict=p.label or '', truth=truth, group=group,
+                   unlike=p.unlike)
         rows.append(row)
-        if name in masks and p.resize is not None:
-            maps[name] = p.small
+        if name in masks:
+            maps[name] = p.small if p.resize is not None else reduced(p.small, side)
         if len(cards) < worst or cards and p.score > cards[-1][0]['score']:
             cards.append((row, _views(p, masks.get(name))))
             cards.sort(key=lambda card: -card[0]['score'])
@@ -262,19 +291,28 @@ def report(self:Detector,
         if on_bad is not None:
             on_bad(item, error)
     folder, kinds = None, {}
-    if isinstance(data, (str, os.PathLike)) and Path(data).is_dir():
-        folder = Path(data)
+    passed = _PassedOver()
+    if isinstance(data, (str, os.PathLike)) and Path(data).expanduser().is_dir():
+        folder = Path(data).expanduser()
         kinds = _kinds(folder)
-        items = [folder/name for name in kinds] or walk_images(folder)
-        found = self.predict_each(items, on_bad=skip)
+        items = [folder/name for name in kinds] or walk_images(folder, None, passed, skip)
+        found = self.predict_each(items, on_bad=skip, read_ahead=True)
     else:
         items = data if _is_several(data) else [data]
         found = (x if isinstance(x, Prediction) else self.predict(x) for x in items)
     category, masks, problem = None, {}, ''
     if kinds:
-        category, masks, problem = _masks(folder, kinds, self.recipe.resize)
+        category, masks, problem = _masks(folder, kinds, self)
     said.append(problem)
-    rows, maps, cards = _collect(progress(found), folder, kinds, masks, worst)
+    side = self.recipe.resize
+    rows, maps, cards = _collect(progress(found), folder, kinds, masks, worst, side)
+    passed.say()
+    other = rows[rows.unlike != '']
+    if len(other):
+        first = other.iloc[0]
+        said.append(f'{len(other)} of {len(rows)} images are unlike those trained on, for example '
+                    f'{first["name"]}: {first.unlike}. Scores of what the model has not learned '
+                    'mean little.')
     metrics = {}
     if category is not None:
         metrics = _metrics(self, category, maps, controls)
@@ -286,5 +324,6 @@ def report(self:Detector,
     return write_whole(out, _page(dict(
         name=self.name, folder=folder and folder.resolve().name, t=self.threshold, warnings=said,
         chart=_data_uri('svg+xml', _histogram(rows, self.threshold).savefig, {}), cards=cards,
+        highest=self.calibration.highest if self.calibration else [],
         rows=rows.to_dict('records'), metrics=metrics, method=self.method, r=self.recipe,
         info=self.info, today=provenance()['date'])))

@@ -20,13 +20,13 @@ from PIL import Image, ImageOps
 TYPES = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
-def read_rgb(path):
+def read_rgb(path, white=65535):
     "Any image file as uint8 (height, width, 3): upright, opaque, 16 bits of grey scaled to 8."
     with open(path, 'rb') as file, Image.open(file) as stored:
         image = ImageOps.exif_transpose(stored)
         if image.mode.startswith('I;16') or (image.mode == 'I' and stored.format == 'PNG'):
             wide = np.asarray(image).astype(np.uint32)
-            image = Image.fromarray(((wide*255 + 32767)//65535).astype(np.uint8))
+            image = Image.fromarray(((np.minimum(wide, white)*255 + white//2)//white).astype(np.uint8))
         if image.mode in ('I', 'F'):
             raise ValueError('its pixels have 32 bits, so white is unknown')
         return np.asarray(image.convert('RGB'))
@@ -54,7 +54,8 @@ def grey_map(found, metadata, width, height):
 
 def score(session, pixels):
     "The outputs for one image, by name."
-    values = session.run(None, {'images': pixels[None]})
+    name = session.get_inputs()[0].name   # images_rgb: red first, unlike OpenCV's frames
+    values = session.run(None, {name: pixels[None]})
     return {output.name: value[0] for output, value in zip(session.get_outputs(), values)}
 
 
@@ -67,7 +68,7 @@ def main(model, paths, maps=None):
     failed = 0
     for number, path in enumerate(find_images(paths)):
         try:
-            pixels = read_rgb(path)
+            pixels = read_rgb(path, int(metadata.get('white', 65535)))
             found = score(session, pixels)
         except Exception as error:   # whatever is wrong with this file, the others go on
             print(f'error: {path} is left out: {error}', file=sys.stderr)
