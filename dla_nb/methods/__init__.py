@@ -11,3 +11,4 @@ import dla_nb.methods.dla
 import dla_nb.methods.dla_plus
 import dla_nb.methods.local_stats
 import dla_nb.methods.ssim
+import dla_nb.methods.vae

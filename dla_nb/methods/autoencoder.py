@@ -39,9 +39,11 @@ class AERecipe(BaseRecipe):
     turns:bool=False          # they are turned by quarters and mirrored: for textures
     epochs:int=8264           # passes over the images: of 242 (MVTec AD's mean) 2,000,000 in all
     batch_size:int=128
-    lr:float=2e-4             # constant, of Adam
+    lr:float=2e-4             # of Adam
+    schedule:str='constant'   # of the rate: or 'cosine', from `lr` down to 0
     weight_decay:float=1e-5   # coupled
 
+    choices = dict(schedule=('constant', 'cosine'))
     bounds = BaseRecipe.bounds | dict(
         latent=(1, 1e5), width=(1, 1e4), crop=(0, 512), stride=(1, 512), shift=(0, 512),
         epochs=(1, 1e6), batch_size=(1, 1e6), lr=(0, 1e3), weight_decay=(0, 1e3))
@@ -64,6 +66,17 @@ class AERecipe(BaseRecipe):
 _LAYERS = ((1, 2), (1, 2), (1, 2), (1, 2), (1, 1), (2, 2), (2, 1), (4, 2), (2, 1), (1, 1))
 # (multiple of the first width, stride) of each layer before the code, at 512 px
 
+def _init_weights(layer:nn.Module)->None: # a convolution
+    "He's normal weights: what passes keeps its variance, also where it is enlarged."
+    inputs = layer.in_channels*layer.kernel_size[0]**2
+    if isinstance(layer, nn.ConvTranspose2d):
+        inputs = layer.in_channels   # from 1 × 1 px, each output has one place of the input
+        if layer.padding[0]:
+            inputs *= (layer.kernel_size[0]//layer.stride[0])**2
+    gain = nn.init.calculate_gain('leaky_relu', .2)
+    nn.init.normal_(layer.weight, 0, gain/inputs**.5)
+    nn.init.zeros_(layer.bias)
+
 class _Net(nn.Module):
     "Encoder, code and decoder."
     def __init__(self, recipe:AERecipe):
@@ -81,7 +94,7 @@ class _Net(nn.Module):
         self.decoder = nn.Sequential(nn.ConvTranspose2d(recipe.latent, before, 8), *up)
         for layer in self.modules():
             if hasattr(layer, 'weight'):
-                nn.init.xavier_uniform_(layer.weight)
+                _init_weights(layer)
 
     def encode(self, x): # (n,3,side,side) -> (n,d,1,1)
         return self.code(self.encoder(x))
@@ -148,12 +161,14 @@ def _ae_presets(recipe:AERecipe, quick:dict={})->dict: # name -> recipe
     "Presets around the published recipe for objects; `quick`: more fields of the shorter ones."
     texture = dict(latent=100, crop=128, shift=0, turns=True)
     short = recipe.but(
-        resize=128, size=128, latent=100, shift=2, epochs=40, batch_size=16, lr=1e-3, **quick)
+        resize=128, size=128, latent=100, shift=2, epochs=20, batch_size=4, lr=1e-3,
+        schedule='cosine', **quick)
     return dict(
         paper=recipe, quick=short, inspect=short, default=short,
         paper_texture=recipe.but(resize=512, size=512, **texture),
         quick_texture=short.but(resize=256, size=256, stride=32, **texture),
-        demo=short.but(resize=64, size=64, latent=50, width=16, shift=1, epochs=60),
+        demo=short.but(resize=64, size=64, latent=50, width=16, shift=1, epochs=60,
+                       batch_size=8),
         smoke=short.but(resize=32, size=32, latent=16, width=8, shift=1, epochs=2, batch_size=8),
     )
 
@@ -216,7 +231,8 @@ class AutoEncoder(LearnedMethod):
         adam = partial(OptimWrapper, opt=torch.optim.Adam, weight_decay=r.weight_decay)
         learn = image_learner(
             images, self.net, self.loss, adam, r.lr, r.batch_size, 'keep', seed, device,
-            [_Inputs(r, seed), *cbs], constant=(0,))
+            [_Inputs(r, seed), *cbs],
+            constant=(0,) if r.schedule == 'constant' else ())
         learn.dls.train.draw = self._show_inputs
         return learn
 
