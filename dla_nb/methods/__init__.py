@@ -6,7 +6,8 @@
 __all__ = []
 
 # %% ../../nbs/69_methods.ipynb #c003
-import dla_nb.methods.autoencoder   # each registers its methods
+import dla_nb.methods.anogan   # each registers its methods
+import dla_nb.methods.autoencoder
 import dla_nb.methods.dla
 import dla_nb.methods.dla_plus
 import dla_nb.methods.local_stats
