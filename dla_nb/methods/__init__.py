@@ -12,4 +12,5 @@ import dla_nb.methods.dla
 import dla_nb.methods.dla_plus
 import dla_nb.methods.local_stats
 import dla_nb.methods.ssim
+import dla_nb.methods.student
 import dla_nb.methods.vae
