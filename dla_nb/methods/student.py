@@ -83,7 +83,7 @@ class StudentRecipe(BaseRecipe):
                              f'the {self.epochs} epochs')
 
 # %% ../../nbs/68_student.ipynb #c008
-_PATCH_LAYERS = {   # side of the patch -> layers: (kernel, multiple of the width, 0: the descriptor)
+_PATCH_LAYERS = {   # side of the patch -> layers: (kernel, multiple of the width; 0: descriptor)
     17: ((6, 1), (5, 2), (5, 2), (4, 0)),
     33: ((5, 1), 'pool', (5, 2), 'pool', (2, 2), (4, 0)),
     65: ((5, 1), 'pool', (5, 1), 'pool', (5, 1), 'pool', (4, 2), (1, 0)),
@@ -190,7 +190,7 @@ def student_errors(
 
 class _Nets(nn.Module):
     "A teacher and its students for each size of patches."
-    def __init__(self, recipe:StudentRecipe, outside:int=0): # outside: numbers of a network to distil
+    def __init__(self, recipe:StudentRecipe, outside:int=0): # numbers of a network to distil
         super().__init__()
         self.sides = recipe.patches
         self.teachers = nn.ModuleDict()
@@ -422,7 +422,8 @@ class UStudent(LearnedMethod):
     def describe(self):
         r = self.recipe
         sides = ' and '.join(f'{side}' for side in r.patches)
-        return f'{super().describe()} Patches of {sides} px are described by {r.descriptor} numbers.'
+        patches = f'Patches of {sides} px are described by {r.descriptor} numbers.'
+        return f'{super().describe()} {patches}'
 
 # %% ../../nbs/68_student.ipynb #c024
 _SEEN_AT = 64   # px that the network to distil sees of a patch

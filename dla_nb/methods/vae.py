@@ -86,7 +86,7 @@ _USED = .01     # nats: a number of the code that costs less says nothing
 _FEWEST = 2     # numbers that have to say something
 
 class VAE(AutoEncoder):
-    "Repeats an image through a few numbers, each of which costs; what it fails to repeat is anomalous."
+    "Repeats an image through a few numbers that cost; what it fails to repeat is anomalous."
     name = 'VAE'
     Recipe = VAERecipe
     Net = _VAENet
