@@ -205,8 +205,8 @@ def _apart(x:Tensor)->Tensor: # images (n,...) -> scalar
     return distances.mean()
 
 _QUICK = AnoGANRecipe(
-    side=64, stride=64, width=32, epochs=20, batch_size=16, search_steps=60, search_lr=.05,
-    tries=15)
+    side=64, stride=64, width=16, epochs=60, batch_size=8, lr=5e-4, search_steps=100,
+    search_lr=.05, tries=20)
 _TEXTURE = dict(tiles=True, shift=0, turns=True)
 
 class AnoGAN(LearnedMethod):
