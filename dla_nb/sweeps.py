@@ -21,10 +21,10 @@ from fastai.callback.core import Callback as LearnerCallback
 from fastai.torch_core import default_device
 from filelock import FileLock, Timeout
 
-from .core import unknown_name
+from .core import BaseRecipe, unknown_name
 from .data import Category, load_category
 from .experiments import (
-    _CONTROLS, ROWS, Run, Scale, _distinct, _environment, _grouped, _Measured, _training_key,
+    _CONTROLS, GROUPS, ROWS, Run, Scale, _distinct, _environment, _grouped, _Measured, _training_key,
     add_result, measure_runs, open_point_runs, open_points, pending, row_of, table_runs)
 from .files import append_row, read_rows, write_whole
 from .method import METHODS, LearnedMethod, get_method
@@ -306,6 +306,14 @@ GRIDS = {   # besides the open points by their names: name -> rows; empty: all m
     'open-points': (),
 }
 
+def _recipe_for(scale:Scale, row:str, category:str)->BaseRecipe:
+    "A row's recipe; of a texture by the preset NAME_texture, where the row's method has one."
+    texture = f'{scale.preset}_texture'
+    method, _ = row_of(row)
+    if category in GROUPS['texture'] and texture in get_method(method).presets:
+        scale = replace(scale, preset=texture)
+    return scale.recipe(row)
+
 def _changed_scale(method:str, preset:str, changes:Sequence)->Scale:
     "A scale with changes as text, checked against the method that they are about."
     recipe = get_method(method).preset(preset).set(changes)
@@ -335,7 +343,8 @@ def named_grid(
         if name not in GRIDS and name not in points:
             raise ValueError(unknown_name('grid or open point', name, [*GRIDS, *points]))
         if name.startswith('table'):
-            runs += table_runs(scale, source, rows=rows or GRIDS[name] or every, **given)
+            found = table_runs(scale, source, rows=rows or GRIDS[name] or every, **given)
+            runs += [replace(r, recipe=_recipe_for(scale, r.row, r.category)) for r in found]
         else:
             chosen = (name,) if name in points else ()
             found = open_point_runs(scale, source, points=chosen, method=method, **given)
