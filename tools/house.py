@@ -17,8 +17,8 @@ PACKAGE = 'dla_nb'
 MAX_COLUMNS = 100
 #: The largest value that each count may have.
 LIMITS = {
-    'library lines': 9_250,   # the aim: 7,000 before LocalStats, pseudo-anomalies and DLA+
-    'public names': 160,      # 150 before these
+    'library lines': 11_200,   # the aim: 7,000 before LocalStats, pseudo-anomalies, DLA+ and people's inputs
+    'public names': 185,      # 150 before these
     'operations a statement': 1.4,
     f'lines over {MAX_COLUMNS} columns': 0,
     'circles of imports': 0,
