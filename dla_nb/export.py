@@ -87,7 +87,8 @@ def _metadata(detector:Detector)->dict: # name -> text
     return dict(
         format=_FORMAT, method=detector.method.name, name=detector.name, channels='RGB',
         recipe=recipe.to_json(), resize=str(recipe.resize), size=str(recipe.size),
-        threshold=score, pixel_threshold=pixel, white=str(detector.white), info=json.dumps(detector.info),
+        threshold=score, pixel_threshold=pixel, white=str(detector.white),
+        info=json.dumps(detector.info),
         dla_nb=dla_nb.__version__, torch=torch.__version__)
 
 def _check(method:Method)->None:

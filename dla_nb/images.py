@@ -249,6 +249,8 @@ def _marked(distance:np.ndarray)->np.ndarray:
     levels = np.unique(distance[distance > 0])
     soft = (distance > 0) & (distance < .9*top)
     if not soft.any(): return distance > 0
+    noise = (levels >= .9*top) & (levels < top)
+    if noise.any(): return distance > top/2 # greys beside white and beside black: a JPEG once
     if len(levels) <= 8: # classes of their own do not lie around the brightest ones
         edge = _beside(distance >= .9*top)
         return distance > top/2 if edge[soft].mean() > .8 else distance > 0
@@ -282,6 +284,9 @@ def mask_kind(
     brightness = values.max(-1)
     if brightness.max(initial=0) == 0: return brightness > 0, ''
     edge = _border(values)
+    common, top = int(_most(edge).max()), int(brightness.max())
+    if 0 < common <= .05*top and top > 127: # black that a JPEG has shifted
+        return brightness > top/2, ''
     ground = np.zeros(values.shape[-1], np.int64)
     said = ''
     if brightness.min() > .1*brightness.max(): # no black

@@ -532,6 +532,8 @@ def _root_names(roots:list)->dict: # root -> Path
         while n < len(own) and any(o[-n:] == own[-n:] for o in parts.values() if o != own):
             n += 1
         found[root] = Path(*own[-n:]) if n < len(own) else Path(*own[1:])
+    if any(a in b.parents for a in found.values() for b in found.values()):   # one inside another
+        return {root: Path(*own[1:]) for root, own in parts.items()}
     return found
 
 

@@ -208,6 +208,8 @@ def calibration_split(
     for i, label in enumerate(labels): strata.setdefault(label, []).append(i)
     for members, k in zip(strata.values(), _shares([len(m) for m in strata.values()], total)):
         out[rng.permutation(members)[:k]] = True
+    if not out.any():   # every folder and view has one image
+        out[rng.permutation(n)[:total]] = True
     return out
 
 def _by_group(groups:list, total:int, rng)->np.ndarray: # bool (n,)

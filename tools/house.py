@@ -17,8 +17,8 @@ PACKAGE = 'dla_nb'
 MAX_COLUMNS = 100
 #: The largest value that each count may have.
 LIMITS = {
-    'library lines': 10_900,   # the aim: 7,000 before LocalStats, pseudo-anomalies and DLA+
-    'public names': 190,      # 150 before these
+    'library lines': 13_000,  # 7,000 before LocalStats, DLA+, the five competitors and people's inputs
+    'public names': 220,      # 150 before these
     'operations a statement': 1.4,
     f'lines over {MAX_COLUMNS} columns': 0,
     'circles of imports': 0,
