@@ -227,7 +227,9 @@ def _evaluate(category, detector, args)->dict: # {method: metrics}
     if not args.no_controls:
         maps = maps | _control_maps(category, detector, args)
     _save_picture(category, maps[detector.method.name], Path(args.out)/f'{category.name}.png')
-    return {name: measure_maps(m, category) for name, m in maps.items()}
+    found = {name: measure_maps(m, category) for name, m in maps.items()}
+    found[detector.method.name] |= detector.decided(maps[detector.method.name], category)
+    return found
 
 
 def _write_results(results:dict, path:Path)->None:
@@ -243,6 +245,20 @@ def _write_results(results:dict, path:Path)->None:
     write_whole(path, pd.DataFrame(rows).to_csv(index=False))
 
 
+def _decisions(found:dict)->str:
+    "What the thresholds make of the test images."
+    words = []
+    for share, n, what in (
+            ('false_alarm_rate', 'n_good', 'of {} good images are false alarms'),
+            ('recall', 'n_defective', 'of {} defective images are found'),
+            ('region_recall', 'n_regions', 'of {} defective regions are found')):
+        if found[share] == found[share]:
+            words.append(f'{found[share]:.1%} ' + what.format(found[n]))
+    if found['iou'] == found['iou']:
+        words.append(f'marked and defective pixels overlap by {found["iou"]:.1%}')
+    return 'at the threshold ' + ', '.join(words)
+
+
 def _print_results(results:dict, out:Path)->None:
     "The table, what is undefined in it and why, and where the files are."
     from dla_nb.metrics import format_table, metric_table
@@ -250,9 +266,11 @@ def _print_results(results:dict, out:Path)->None:
         return _complain('error: no category could be evaluated')
     _say('\n' + format_table(metric_table(results)) + '\n')
     for name, methods in results.items():
-        why = next(iter(methods.values()))['why']
-        if why:
-            _say(f'{name}: {why}')
+        first = next(iter(methods.values()))
+        if first['why']:
+            _say(f'{name}: {first["why"]}')
+        if 'recall' in first:
+            _say(f'{name}: {_decisions(first)}')
     pictures = ', '.join(str(out/f'{n}.png') for n in results)
     _say('in %; mean image: squared distance to the mean training image; untrained: DLA with '
          'random weights; LocalStats: no gradient\n'

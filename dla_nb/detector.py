@@ -26,10 +26,10 @@ from .data import Category, load_category, train_files
 from .files import provenance
 from .images import _is_path, center_crop, resize, to_image, white_level
 from .method import METHODS, Method, get_method
-from .metrics import evaluate
+from .metrics import decision_metrics, evaluate
 from .modelfile import read_model, write_model
 from .predict import Predictor
-from .thresholds import Calibration, calibration_split
+from .thresholds import Calibration, calibration_split, exceeds
 from .tiles import Tiled, Tiling
 
 # %% ../nbs/73_detector.ipynb #c006
@@ -247,13 +247,29 @@ class Detector(Predictor):
         skip_bad:bool=False,     # go on without files that cannot be used
         cache_dir=None,          # of decoded images, see `load_category`
         good:tuple=(),           # names of folders with good images; empty: the usual ones
-    )->dict: # metrics in [0,1] or nan, counts, and `why`
+    )->dict: # metrics in [0,1] or nan, counts, and `why`; with thresholds, `decided` too
         "Pixel AUROC, image AUROC and AUPRO on labelled test images; the threshold stays."
         if not isinstance(data, Category):
             side = self.recipe.resize
             data = load_category(data, name, side, cache_dir, skip_bad, progress, good=good,
                                  white=self.white)
-        return measure_maps(self.method.test_maps(data, progress), data, smooth)
+        maps = self.method.test_maps(data, progress)
+        return measure_maps(maps, data, smooth) | self.decided(maps, data)
+
+    def decided(self,
+        maps,               # of `method.test_maps`, (n,s,s)
+        category:Category,  # whose test images they are of
+    )->dict: # see `dla_nb.metrics.decision_metrics`; empty without thresholds, and for tiles
+        "False alarms, recall, regions and overlap at the thresholds."
+        if self.threshold is None or self.pixel_threshold is None or isinstance(self.method, Tiled):
+            return {}   # maps of tiles are reduced to the size of the masks: other peaks
+        flagged = exceeds(maps.amax((1, 2)).numpy(), self.threshold.value)
+        marked = exceeds(maps.numpy(), self.pixel_threshold.value)
+        masks = center_crop(np.asarray(category.masks), maps.shape[-1])
+        found = decision_metrics(flagged, marked, masks, category.labels)
+        if not category.has_masks:
+            found |= dict(region_recall=float('nan'), iou=float('nan'))
+        return found
 
     def save(self, path:str|Path)->Path: # the file, replaced as a whole or not at all
         "Write all that scoring needs."
