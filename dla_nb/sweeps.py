@@ -300,7 +300,9 @@ def sweep(
     return _report(board)
 
 # %% ../nbs/82_sweeps.ipynb #c031
-GRIDS = {   # besides the open points by their names: name -> rows; empty: all methods
+GRIDS = {
+    # besides the open points by their names: name -> rows; empty: all
+    # methods that need no outside weights
     'table1': (),
     'table2': (*_CONTROLS, *reversed(ROWS)),   # the most telling rows first
     'table3': (*_CONTROLS, 'DLA', 'LA'),
@@ -336,7 +338,7 @@ def named_grid(
     points = open_points(scale.recipe(method))
     for row in rows:
         row_of(row)
-    every = [name for name, m in METHODS.items() if preset in m.presets]
+    every = [name for name, m in METHODS.items() if preset in m.presets and not m.outside_weights]
     given = {'categories': categories, 'seeds': seeds}
     given = {name: values for name, values in given.items() if values}
     runs = []
