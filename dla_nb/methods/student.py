@@ -310,7 +310,7 @@ class UStudent(LearnedMethod):
     presets = dict(
         paper=StudentRecipe(dense=True), quick=_QUICK, inspect=_QUICK, default=_QUICK,
         demo=_QUICK.but(resize=64, size=64, patches=(17, 33), width=16, descriptor=32, crop=48,
-                        teacher_epochs=2, epochs=8),
+                        teacher_epochs=1, epochs=8),
         smoke=_QUICK.but(resize=32, size=32, patches=(17,), width=4, descriptor=8, crop=24,
                          teacher_epochs=1, epochs=3, batch_size=8, teacher_patches=8))
     _outside = 0   # numbers of a network that the teacher is distilled from
