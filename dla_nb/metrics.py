@@ -223,8 +223,8 @@ def decision_metrics(
     if flagged.shape != labels.shape:
         raise ValueError(f'flagged of shape {flagged.shape}; expected one an image, {labels.shape}')
     hits = np.bincount(_regions(on), weights=marked[on])
-    both = np.count_nonzero(marked & on)
-    either = np.count_nonzero(marked | on)
+    both = int(np.count_nonzero(marked & on))
+    either = int(np.count_nonzero(marked | on))
     return dict(
         false_alarm_rate=_share(flagged[~labels]), recall=_share(flagged[labels]),
         region_recall=_share(hits > 0), iou=both/either if either else float('nan'),
