@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 import dla_nb
+from .appearance import _MOST
 from .detector import Detector
 from .files import write_whole
 from .images import to_float
@@ -48,6 +49,15 @@ def _resized(images:Tensor, side:int)->Tensor: # uint8 (n,h,w,3) -> uint8 (n,3,s
     return x.to(torch.uint8)
 
 # %% ../nbs/74_export.ipynb #c013
+def _in_light(x:Tensor, levels:list)->Tensor: # uint8 (n,3,h,w) -> the same
+    "What `dla_nb.appearance.normalise_light` makes of the same pixels."
+    levels = torch.tensor(levels, dtype=torch.float64).reshape(3, 1, 1)
+    x = x.double()
+    means = x.sum((2, 3), keepdim=True)/(x.shape[2]*x.shape[3])
+    gains = (levels/means.clamp_min(1)).clamp(1/_MOST, _MOST)
+    return (x*gains + .5).floor().clamp(0, 255).to(torch.uint8)
+
+# %% ../nbs/74_export.ipynb #c016
 def _positions(pixels:int, side:int)->Tensor: # float64 (pixels,)
     "Where the pixels of an image begin in the image that was resized to a side, from 0 to side."
     scale = torch.full((), side, dtype=torch.float64)/pixels
@@ -76,7 +86,7 @@ def _at_image_size(maps:Tensor, height:int, width:int, side:int)->Tensor: # (n,s
     lost = _unseen(height, side, size)[:, None] | _unseen(width, side, size)
     return large.masked_fill(lost, torch.nan)
 
-# %% ../nbs/74_export.ipynb #c016
+# %% ../nbs/74_export.ipynb #c019
 class _Scorer(nn.Module):
     "Raw pixels to scores and maps and, with thresholds, labels and masks."
     def __init__(self, detector:Detector):
@@ -85,10 +95,13 @@ class _Scorer(nn.Module):
         self.recipe = method.recipe
         self.method = method.for_export()
         self.thresholds = [detector.threshold, detector.pixel_threshold]
+        self.levels = detector.info.get('levels')
         self.eval()
 
     def forward(self, images_rgb:Tensor)->tuple: # uint8 (n,height,width,3) -> see the table
         resized = _resized(images_rgb, self.recipe.resize)
+        if self.levels is not None:
+            resized = _in_light(resized, self.levels)
         maps = self.method(to_float(resized, self.recipe.size))
         score = image_score(maps)
         height, width = images_rgb.shape[1:3]
@@ -108,7 +121,7 @@ class _Scorer(nn.Module):
         lost = anomalous & ~marked.flatten(1).any(1)
         return marked | (peak & lost[:, None, None])
 
-# %% ../nbs/74_export.ipynb #c019
+# %% ../nbs/74_export.ipynb #c022
 _FORMAT = 'dla-nb onnx 4'   # in 3, map and mask had the size of the crop
 _OPSET, _IR = 18, 8   # of the file: onnxruntime 1.15 (2023) and newer
 _OUTPUTS = ('score', 'map', 'anomalous', 'mask')   # the last two with thresholds only
@@ -162,7 +175,7 @@ def _strip(graph)->None: # onnx.GraphProto, changed in place
         part.ClearField('metadata_props')
         part.ClearField('doc_string')
 
-# %% ../nbs/74_export.ipynb #c020
+# %% ../nbs/74_export.ipynb #c023
 def export_onnx(
     detector:Detector, # fitted; not changed
     path:str|Path,     # the file; replaced as a whole or not at all

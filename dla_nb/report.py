@@ -167,8 +167,8 @@ scores as high, training did not help.{% endif %}</p>
 {{ row.verdict }}</td><td>{{ row.truth }}</td></tr>{% endfor %}</tbody></table></div>
 {% if rows[1000:] %}<p>{{ rows[1000:]|length }} images with lower scores are not listed.</p>
 {% endif %}<h2>How it was made</h2><p>{{ method.describe() }}</p>
-<p>{% for what, value in {'fitted to good images:': info.n_train, 'on': info.date, 'seed':
-info.seed, 'recipe': r.hash, 'dla-nb': info.dla_nb, 'commit': info.commit}.items()
+<p>{% for what, value in {'fitted to good images:': info.n_train, 'light:': info.light, 'on':
+info.date, 'seed': info.seed, 'recipe': r.hash, 'dla-nb': info.dla_nb, 'commit': info.commit}.items()
 if value or value == 0 %}{{ what }} {{ value }} · {% endfor %}reported on {{ today }}</p>
 <script>{{ script|safe }}</script></body></html>
 '''
@@ -216,7 +216,8 @@ def _masks(folder:Path, kinds:dict, detector)->tuple: # (`Category`, masks, prob
     try:
         files = index_images(folder).set_index('path').mask_path
         category = load_category(folder, None, detector.recipe.resize, skip_bad=True,
-                                 progress=False, white=detector.white)
+                                 progress=False, white=detector.white,
+                                 page=detector.page)
     except DataError as e:
         return None, {}, f'Pixels cannot be measured: {e.problems[0]}'
     masks = {os.path.relpath(p, category.folder): files[str(p)] for p in category.test_paths}

@@ -319,20 +319,7 @@ class Tiled(nn.Module):
         "Refused: large images are scored one at a time."
         raise ValueError('this method looks at tiles of large images; use predict')
 
-    def test_maps(self,
-        category:Category,    # with test images
-        progress:bool=False,  # not used
-    )->Tensor: # (m,r,r), r the side of the category's masks
-        "Maps of large test images, reduced to the size of the masks."
-        side = category.masks.shape[-1]
-        found = []
-        for path in category.test_paths:
-            try:
-                image = self.read(to_image(path, self.white))
-            except DataError as error:   # which does not know the file
-                raise DataError(f'{path}: {error}') from None
-            found.append(torch.from_numpy(reduced(self.maps_of([image])[0], side)))
-        return torch.stack(found)
+    test_maps = score
 
     def describe(self)->str: # for a stranger
         "What it is and what it looked at."
