@@ -511,7 +511,7 @@ def _run_report(args)->int:
     new = out.with_name(f'.{out.name}.new')   # an error leaves the old one
     try:
         detector.report(args.path, new, args.worst, controls=not args.no_controls,
-                        on_bad=left_out, progress=_bar(args, 'looking'))
+                        on_bad=left_out, progress=_bar(args, 'looking'), tell=_say)
         old = keep_old(out)
         os.replace(new, out)
     finally:
