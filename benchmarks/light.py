@@ -1,7 +1,8 @@
 """What a change of light does to a threshold, and what helps.
 
     python benchmarks/light.py                      # LocalStats, bottle, capsule and pill of MVTec AD
-    python benchmarks/light.py --methods DLA+ --categories bottle
+    python benchmarks/light.py --set                # with all 1,024 Gaussians, three times as long
+    python benchmarks/light.py --methods DLA+ --set --categories bottle
 
 A detector is fitted as `dla-nb train --light ...` does it, in each of its three ways; one good image
 of five is held out, and the threshold is what they support. Then the test images are scored as they
@@ -30,7 +31,7 @@ from dla_nb.thresholds import calibration_split, exceeds
 from rows import device_name
 
 OUT = Path(__file__).parent.parent/'results'/'light.csv'
-KEY = ('images', 'category', 'method', 'preset', 'light', 'lamp', 'seed')
+KEY = ('images', 'category', 'method', 'preset', 'changes', 'light', 'lamp', 'seed')
 CATEGORIES = ['bottle', 'capsule', 'pill']
 #: lamp -> gains of red, green and blue
 LAMPS = {
@@ -92,6 +93,7 @@ def main():
     parser.add_argument('--categories', nargs='+', default=CATEGORIES)
     parser.add_argument('--methods', nargs='+', default=['LocalStats'])
     parser.add_argument('--preset', default='default')
+    parser.add_argument('--set', nargs='*', default=['clusters=256', 'samples=60000'], help='fields of the recipe; none: as it is')
     parser.add_argument('--images', nargs='+', default=['test'], choices=['test', 'held out'])
     parser.add_argument('--lights', nargs='+', default=list(LIGHTS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
@@ -101,14 +103,15 @@ def main():
     root = args.data or mvtec_path()
     made = provenance()
     known = read_rows(args.out)
+    known = known.fillna('')   # a recipe without changes
     done = {tuple(map(str, key)) for key in known[[*KEY]].itertuples(index=False)} if len(known) else set()
     for name in args.categories:
         for method in args.methods:
-            recipe = get_method(method).preset(args.preset)
+            recipe = get_method(method).preset(args.preset).set(args.set)
             category = load_category(root, name, recipe.resize, progress=False)
             for light in args.lights:
                 for seed in args.seeds:
-                    key = (name, method, args.preset, light)
+                    key = (name, method, args.preset, ' '.join(args.set), light)
                     pending = [(kind, lamp) for lamp in LAMPS for kind in args.images
                                if (kind, *key, lamp, str(seed)) not in done]
                     if not pending: continue

@@ -311,12 +311,6 @@ def _given(args, names:list)->tuple: # (names, size of images to load in px, whi
     return names, detector.recipe.resize, detector.white
 
 
-def _turn_to(detector, page:int|None):
-    "Another page than in training, if one was asked for."
-    if page is not None:
-        detector.page = page
-
-
 def _evaluate_one(name:str, category, args, save:bool)->dict|None:
     "A saved detector, or a new one that is fitted to all good images as the paper does."
     from dla_nb.data import load_category
@@ -325,7 +319,8 @@ def _evaluate_one(name:str, category, args, save:bool)->dict|None:
     if path is None:
         return _evaluate(category, _fit(category, args, save, dict(holdout=0)), args)
     detector = Detector.load(path, args.device)
-    _turn_to(detector, args.page)
+    if args.page is not None:
+        detector.page = args.page
     side = detector.recipe.resize
     same = category.white == detector.white and category.page == detector.page
     if side != category.train.shape[-1] or not same:
@@ -344,7 +339,8 @@ def _run_evaluate(args, save:bool=False)->int:
         if category is None:
             continue
         if not len(category.test):
-            _complain(f'error: {name} is left out: it has no test images to evaluate')
+            _complain(f'error: {name} is left out: it has no test images to evaluate; expected '
+                      'them in test/good and test/KIND')
             continue
         _say(f'{category!r}')
         _notes(name, category.notes)
@@ -381,7 +377,8 @@ def _run_predict(args)->int:
     from dla_nb.detector import Detector
     from dla_nb.predict import predict_to_files
     detector = Detector.load(args.model, args.device)
-    _turn_to(detector, args.page)
+    if args.page is not None:
+        detector.page = args.page
     if args.false_alarm_rate is not None:
         _set_rate(detector, args)
     if detector.threshold is None:

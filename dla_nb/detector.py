@@ -108,14 +108,14 @@ class _Training:
         elif isinstance(data, Category):
             self._take(data, data.train_paths if tiled else data.train)
         elif tiled or getattr(data, 'ndim', 1) > 1 and not isinstance(data, (list, tuple)):
-            self.images, self.name = method.load_images(data, name)
+            self.images = data if tiled else method.prepare(data)
+            self.name = name or ''
             self.names = _names(self.images)
             self.white = _white_of(self.images, page)
         else:
             self._collect(list(data), method.recipe.resize)
             self.name = name or ''
         if tiled:
-            method.white = self.white
             self.images = _Opened(self.images, partial(self._cuttable, method))
         self.info['white'] = self.white
         if self.page is not None:
@@ -250,8 +250,6 @@ class Detector(Predictor):
         super().__init__(method, calibration)
         self.name = name
         self.info = dict(info or {})
-        if isinstance(method, Tiled):
-            method.white = self.white
 
     @classmethod
     def fit(cls,

@@ -57,7 +57,8 @@ def _at_page(image:Image.Image, page:int|None)->Image.Image:
     "Turn to a page; `info['pages']` says how many there are, where only the first was asked for."
     pages = getattr(image, 'n_frames', 1) if image.format in ('TIFF', 'GIF') else 1
     if page is not None and not 0 <= page < pages:
-        raise ValueError(f'it has {pages} pages, from 0 on; page={page} is none of them')
+        several = f'{pages} pages, from 0 on' if pages > 1 else '1 page, number 0'
+        raise ValueError(f'it has {several}; page={page} is none of them')
     if page: image.seek(page)
     if page is None: image.info['pages'] = pages
     return image

@@ -170,8 +170,9 @@ scores as high, training did not help.{% endif %}</p>
 {% if rows[1000:] %}<p>{{ rows[1000:]|length }} images with lower scores are not listed.</p>
 {% endif %}<h2>How it was made</h2><p>{{ method.describe() }}</p>
 <p>{% for what, value in {'fitted to good images:': info.n_train, 'light:': info.light, 'on':
-info.date, 'seed': info.seed, 'recipe': r.hash, 'dla-nb': info.dla_nb, 'commit': info.commit}.items()
-if value or value == 0 %}{{ what }} {{ value }} · {% endfor %}reported on {{ today }}</p>
+info.date, 'seed': info.seed, 'recipe': r.hash, 'dla-nb': info.dla_nb, 'commit':
+info.commit}.items() if value or value == 0 %}{{ what }} {{ value }} · {% endfor %}reported on
+{{ today }}</p>
 <script>{{ script|safe }}</script></body></html>
 '''
 
@@ -334,7 +335,8 @@ def report(self:Detector,
         own = dict(image_auroc=area, pixel_auroc=np.nan, aupro=np.nan, why='no masks, see above')
         metrics = {self.method.name: own}
     return write_whole(out, _page(dict(
-        name=self.name, folder=folder and folder.resolve().name, taken=taken, t=self.threshold, warnings=said,
+        name=self.name, folder=folder and folder.resolve().name, taken=taken, warnings=said,
+        t=self.threshold,
         chart=_data_uri('svg+xml', _histogram(rows, self.threshold).savefig, {}), cards=cards,
         highest=self.calibration.highest if self.calibration else [],
         rows=rows.to_dict('records'), metrics=metrics, method=self.method, r=self.recipe,
