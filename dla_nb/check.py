@@ -164,14 +164,18 @@ def _exposures(train:list)->list: # of lines
     return lines
 
 
-def _masks(tests:list)->tuple: # (lines, problems)
-    "How much is marked, how masks were read, and which do not fit."
+def _masks(tests:list, each:bool)->tuple: # (lines, problems)
+    "How much is marked, in all or for each mask, how masks were read, and which do not fit."
     masked = [s for s in tests if s.marked is not None and s.defect != 'good']
     lines = []
     if masked:
         shares = sorted(s.marked for s in masked)
         lines.append(f'masks: {len(masked)}; marked share of an image {shares[0]:.2%} to '
                      f'{shares[-1]:.2%}, median {shares[len(shares)//2]:.2%}')
+    if each:
+        by_share = sorted(masked, key=lambda s: -s.marked)
+        lines += [f'marked: {s.marked:7.2%} of {s.name}' + (f', {s.how}' if s.how else '')
+                  for s in by_share]
     for how in dict.fromkeys(s.how for s in masked if s.how):
         some = [s for s in masked if s.how == how]
         lines.append(f'warning: masks read in another way, {how} ({len(some)}): {_names(some)}')
@@ -219,8 +223,8 @@ class Checked:
     images:list=field(default_factory=list)     # (name, `_Seen`, path of the mask or '')
 
 
-def _check_category(layout:Layout, progress:bool)->tuple: # (lines, problems, images)
-    "Read one category."
+def _check_category(layout:Layout, progress:bool, each_mask:bool)->tuple:
+    "Read one category: lines, problems and images."
     paths = [row[3] for row in layout.rows if row[0] == 'train']
     white = white_level(paths)
     look = partial(_look, layout=layout, white=white)
@@ -239,7 +243,7 @@ def _check_category(layout:Layout, progress:bool)->tuple: # (lines, problems, im
     if white < 65535:
         lines.append(f'16-bit files hold {white.bit_length()} bits: {white} is taken for white')
     lines += _about(layout, whole, train)
-    mask_lines, mask_problems = _masks(tests)
+    mask_lines, mask_problems = _masks(tests, each_mask)
     lines += mask_lines + _copies(whole) + _exposures(train) + _oddest(train)
     problems = [*layout.problems, *(s.problem for s in seen if s.problem), *mask_problems]
     masks = {row[3]: row[4] for row in layout.rows}
@@ -277,6 +281,7 @@ def check_folder(
     root:str|Path,       # folder of categories, one category, or a folder of good images
     good:tuple=(),       # names of folders with good images; empty: the usual ones
     progress:bool=False, # a bar, in a terminal only
+    each_mask:bool=False, # a line for each mask: how much of its image it marks
 )->Checked:
     "Read every image of a folder once and say what was found; `DataError` if it is no data."
     found = Checked()
@@ -287,7 +292,7 @@ def check_folder(
             found.problems.append(str(error))
             found.lines.append(f'{name}: {error}')
             continue
-        lines, problems, images = _check_category(layout, progress)
+        lines, problems, images = _check_category(layout, progress, each_mask)
         lines += [f'problem: {p}' for p in problems]
         if images:
             lines.append(_estimate(sum(s.split == 'train' for _, s, _ in images)))
@@ -333,7 +338,8 @@ def contact_sheet(
             marks = Image.fromarray(_whole_mask(Path(mask), mask)[0]).resize(image.size, 0)
             pixels[outline(marks)] = 50, 255, 80
         ax.imshow(pixels)
-        ax.set_title(f'{seen.split} {seen.defect}\n{Path(seen.path).name[:20]}', fontsize=7)
+        share = f' {seen.marked:.1%}' if seen.marked is not None else ''
+        ax.set_title(f'{seen.split} {seen.defect}{share}\n{Path(seen.path).name[:20]}', fontsize=7)
     return write_whole(path, partial(fig.savefig, dpi=110, format=_kind(path)))
 
 

@@ -81,7 +81,8 @@ def _categories(args, names:list, size:int, only_train:bool=False, white:int=Non
             if only_train:
                 _check_clash(args, name)
             return load_category(args.path, name, size, skip_bad=args.skip_bad,
-                                 good=tuple(args.good), only_train=only_train, white=white)
+                                 good=tuple(args.good), only_train=only_train, white=white,
+                                 page=args.page)
         yield name, _guarded(name, len(names) == 1, load), len(names) == 1
 
 
@@ -119,7 +120,7 @@ def _fit(category, args, save:bool, options:dict):
     start = time.perf_counter()
     detector = Detector.fit(
         category, args.method, recipe=_recipe_of(args), seed=args.seed, device=args.device,
-        checkpoint=checkpoint, progress=not args.quiet, **options)
+        light=args.light, checkpoint=checkpoint, progress=not args.quiet, **options)
     detector.info['seconds'] = round(time.perf_counter() - start, 1)
     if save:
         path = _model_path(args, category.name)
@@ -167,8 +168,14 @@ def _say_threshold(name:str, detector)->None:
     highest = [f'{file} {score:.4g}' for file, score in detector.calibration.highest if file]
     if highest:
         _say(f'{name}: the highest held-out images: {", ".join(highest)}')
-    _say(f'{name}: it holds in the light and with the camera of these images; after a change, '
-         'dla-nb calibrate sets it anew from good images')
+    light = detector.info.get('light', 'fixed')
+    advice = {
+        'fixed': 'a few percent more or less light can make many good images false alarms: keep '
+                 'it fixed, or train with --light normalise or --light vary',
+        'normalise': 'light that changes evenly is made up for, shadows and reflections are not',
+        'vary': 'it was set under light that changes by some percent'}
+    _say(f'{name}: it holds in the light and with the camera of these images; {advice[light]}; '
+         'after a change, dla-nb calibrate sets it anew from good images')
 
 # %% ../nbs/85_cli.ipynb #c010
 def _control_recipe(cls, preset:str, recipe):
@@ -190,7 +197,8 @@ def _control_maps(category, detector, args)->dict: # name -> maps of test images
         if name == detector.method.name:
             continue
         if name == 'LocalStats' and detector.method.name == 'DLA+':   # it is a part of it
-            found[name] = detector.method.local.score(category.test, progress=progress)
+            test = detector.in_light(category.test)
+            found[name] = detector.method.local.score(test, progress=progress)
             continue
         made = cls(_control_recipe(cls, args.preset, detector.recipe))
         made.fit(category.train, 0, detector.device, None, progress)
@@ -223,7 +231,7 @@ def _save_picture(category, maps, path:Path)->None:
 def _evaluate(category, detector, args)->dict: # {method: metrics}
     "Metrics of a detector and of the controls, and a picture."
     from dla_nb.detector import measure_maps
-    maps = {detector.method.name: detector.method.test_maps(category, not args.quiet)}
+    maps = {detector.method.name: detector.test_maps(category, not args.quiet)}
     if not args.no_controls:
         maps = maps | _control_maps(category, detector, args)
     _save_picture(category, maps[detector.method.name], Path(args.out)/f'{category.name}.png')
@@ -292,6 +300,7 @@ def _given(args, names:list)->tuple: # (names, size of images to load in px, whi
         return names, _recipe_of(args).resize, None
     from dla_nb.detector import Detector
     detector = Detector.load(args.model, 'cpu')
+    args.page = detector.page if args.page is None else args.page
     if len(names) > 1:
         if detector.name not in names:
             raise DataError(f'{args.model} is a model of {detector.name or "one part"}; '
@@ -310,10 +319,13 @@ def _evaluate_one(name:str, category, args, save:bool)->dict|None:
     if path is None:
         return _evaluate(category, _fit(category, args, save, dict(holdout=0)), args)
     detector = Detector.load(path, args.device)
+    if args.page is not None:
+        detector.page = args.page
     side = detector.recipe.resize
-    if side != category.train.shape[-1] or detector.white != category.white:
+    same = category.white == detector.white and category.page == detector.page
+    if side != category.train.shape[-1] or not same:
         category = load_category(args.path, name, side, skip_bad=args.skip_bad,
-                                 good=tuple(args.good), white=detector.white)
+                                 good=tuple(args.good), white=detector.white, page=detector.page)
     return _evaluate(category, detector, args)
 
 
@@ -327,7 +339,8 @@ def _run_evaluate(args, save:bool=False)->int:
         if category is None:
             continue
         if not len(category.test):
-            _complain(f'error: {name} is left out: it has no test images to evaluate')
+            _complain(f'error: {name} is left out: it has no test images to evaluate; expected '
+                      'them in test/good and test/KIND')
             continue
         _say(f'{category!r}')
         _notes(name, category.notes)
@@ -345,6 +358,7 @@ def _run_demo(args)->int:
     _make_out(Path(args.out))
     args.path = make_toy(Path(args.out)/'toy', seed=args.seed)
     args.model, args.good = None, []
+    args.light, args.page = 'fixed', None
     _say(f'synthetic test images, no real ones: {args.path}')
     return _run_evaluate(args, save=True)
 
@@ -363,6 +377,8 @@ def _run_predict(args)->int:
     from dla_nb.detector import Detector
     from dla_nb.predict import predict_to_files
     detector = Detector.load(args.model, args.device)
+    if args.page is not None:
+        detector.page = args.page
     if args.false_alarm_rate is not None:
         _set_rate(detector, args)
     if detector.threshold is None:
@@ -470,7 +486,7 @@ def _run_calibrate(args)->int:
 def _run_check(args)->int:
     "dla-nb check"
     from dla_nb.check import check_folder, contact_sheet
-    found = check_folder(args.path, tuple(args.good), progress=not args.quiet)
+    found = check_folder(args.path, tuple(args.good), not args.quiet, args.masks)
     for line in found.lines:
         _say(line)
     if args.out:
@@ -492,7 +508,7 @@ def _run_report(args)->int:
     new = out.with_name(f'.{out.name}.new')   # an error leaves the old one
     try:
         detector.report(args.path, new, args.worst, controls=not args.no_controls,
-                        on_bad=left_out, progress=_bar(args, 'looking'))
+                        on_bad=left_out, progress=_bar(args, 'looking'), tell=_say)
         old = keep_old(out)
         os.replace(new, out)
     finally:
@@ -587,9 +603,19 @@ def _data_options(p:argparse.ArgumentParser, command:str)->None:
         p.add_argument('--good', nargs='+', default=[], metavar='NAME', help='names of the folders '
                        'with good images (default: good, ok, normal, pass and the like; . for '
                        'every folder)')
+        p.add_argument('--light', default='fixed', choices=['fixed', 'normalise', 'vary'],
+                       help="normalise: bring each image's colours to the mean of the training "
+                       'images; vary: train, and set the threshold, under changed light too '
+                       '(default: %(default)s)')
+        _page_option(p)
     p.add_argument('--skip-bad', action='store_true', help='go on without files that are unusable')
     if command != 'train':
         p.add_argument('--no-controls', action='store_true', help='leave out the two controls')
+
+
+def _page_option(p:argparse.ArgumentParser)->None:
+    p.add_argument('--page', type=_count, metavar='N', help='of files with several pages, from 0 '
+                   'on (default: as the model was trained, else the first)')
 
 
 def _train_options(p:argparse.ArgumentParser)->None:
@@ -643,6 +669,8 @@ def _check_options(p:argparse.ArgumentParser)->None:
     p.add_argument('path', help='folder of categories, one category, or a folder of good images')
     p.add_argument('--good', nargs='+', default=[], metavar='NAME',
                    help='names of the folders with good images')
+    p.add_argument('--masks', action='store_true', help='a line for each mask: how much of its '
+                   'image it marks')
     p.add_argument('--out', metavar='FILE', help='also write a contact sheet, for example '
                    'check.jpg: images with their masks')
 
@@ -660,6 +688,7 @@ def _predict_options(p:argparse.ArgumentParser)->None:
     p.add_argument('--format', default='csv', choices=['csv', 'jsonl', 'json'],
                    help='of the scores (default: %(default)s); json: a line an image on standard '
                    'output, and files only with --out')
+    _page_option(p)
     p.add_argument('--fail-on-defect', action='store_true',
                    help='exit status 5 if an image is anomalous')
     p.add_argument('--no-overlays', action='store_true', help='write no overlays')

@@ -127,20 +127,20 @@ def _remarks(image, name:str)->list: # of [what, name]
     said = []
     w, h = image.size
     if image.info.get('pages', 1) > 1:
-        said.append(['files with several pages, of which the first is taken (page=)', name])
+        said.append(['files with several pages, of which the first is taken (page=, --page)', name])
     if max(w, h) >= _LONG*min(w, h):
         said.append([f'images more than {_LONG} times as long as wide, squeezed to a square: small '
                      'defects get lost; look at them in tiles (tile=, --tile)', name])
     return said
 
 def _read_row(
-    row:dict, folder:Path, side:int, white:int=65535, said:list=None
+    row:dict, folder:Path, side:int, white:int=65535, said:list=None, page:int=None
 )->np.ndarray|DataError:
     "uint8 planes (3,side,side) of a training image, (4,side,side) of a test image and its mask."
     said = [] if said is None else said
     name = _short(folder, row['path'])
     try:
-        image = _decode(row['path'], partial(_to_rgb, white=white), name)
+        image = _decode(row['path'], partial(_to_rgb, white=white), name, page)
         said += _remarks(image, name)
         planes = resize(image, side)
         if row['split'] == 'train': return planes
@@ -192,12 +192,14 @@ def _row_state(row:dict, folder:Path)->list:
 
 class _Cache:
     "The decoded images of one category at one size, from files or through them."
-    def __init__(self, folder:Path, rows:list, side:int, root, progress:bool, white:int|None):
+    def __init__(self, folder:Path, rows:list, side:int, root, progress:bool, white:int|None,
+                 page:int|None):
         self.folder = folder
         self.rows = {split: [r for r in rows if r['split'] == split] for split in ('train', 'test')}
         self.side = side
         self.progress = progress
         self.white = white
+        self.page = page
         place = f'{folder.name[:40]}-{side}-{_digest(os.path.realpath(folder))}'
         self.place = Path(root).expanduser()/place
         self.states = {}
@@ -208,8 +210,9 @@ class _Cache:
         if split not in self.states:
             found = in_order(partial(_row_state, folder=self.folder), self.rows[split])
             self.states[split] = list(found)
-        named = _digest([version, self.side, white, self.states[split]])
-        return self.place/f'{split}-{named}.u8'
+        state = [version, self.side, white, self.states[split]]
+        if self.page is not None: state.append(self.page)
+        return self.place/f'{split}-{_digest(state)}.u8'
 
     def open(self, split:str, white:int|None)->_Part|None:
         "The cached arrays, memory-mapped; None where they are missing, damaged or not up to date."
@@ -217,7 +220,8 @@ class _Cache:
         try: found = _parse(np.memmap(path, np.uint8, 'c'), self.side) # 'c': writes stay here
         except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError): return None
         for i in found.bad:
-            again = _read_row(self.rows[split][i], self.folder, self.side, found.white)
+            row = self.rows[split][i]
+            again = _read_row(row, self.folder, self.side, found.white, page=self.page)
             if not isinstance(again, DataError): return None # a bad file has become readable
         return found
 
@@ -226,13 +230,15 @@ class _Cache:
         path = self.path(split, white)
         for old in self.place.glob(f'*{split}-*'):
             with suppress(OSError): old.unlink()
-        if white is None: white = white_level(row['path'] for row in self.rows[split])
+        if white is None:
+            white = white_level((row['path'] for row in self.rows[split]), self.page)
         write_whole(path, partial(self._write, split=split, white=white))
 
     def _write(self, file, split:str, white:int):
         "Decode all rows into an open file; bad ones are noted and left out."
         rows, said = self.rows[split], []
-        read = partial(_read_row, folder=self.folder, side=self.side, white=white, said=said)
+        read = partial(_read_row, folder=self.folder, side=self.side, white=white, said=said,
+                       page=self.page)
         off = None if self.progress else True # None: on in a terminal
         bar = tqdm(in_order(read, rows), f'{self.folder.name}: decoding', len(rows), unit='image',
                    disable=off)
@@ -290,6 +296,7 @@ class Category:
     notes:list[str]=field(default_factory=list) # what was taken for what, where it is not plain
     has_masks:bool=True    # False: defective images have no masks; pixels cannot be measured
     white:int=65535        # what was taken for white in files of 16 bits
+    page:int|None=None     # of files with several, from 0 on; None: the first
     folder:Path|None=None  # where it comes from
 
     def __repr__(self)->str:
@@ -297,7 +304,7 @@ class Category:
         test = f'{len(self.test)} test ({kinds})' if kinds else 'no test images'
         return f'{self.name}: {len(self.train)} train, {test}, {self.train.shape[-1]} px'
 
-def _category(layout:Layout, frame:pd.DataFrame, train:_Part, test:_Part)->Category:
+def _category(layout:Layout, frame:pd.DataFrame, train:_Part, test:_Part, page)->Category:
     "Arrays and their rows, bad ones left out."
     good = frame[frame.split == 'train'].reset_index(drop=True).drop(index=list(train.bad))
     tests = frame[frame.split == 'test'].reset_index(drop=True).drop(index=list(test.bad))
@@ -312,7 +319,7 @@ def _category(layout:Layout, frame:pd.DataFrame, train:_Part, test:_Part)->Categ
                     train_paths=[Path(p) for p in good.path],
                     test_paths=[Path(p) for p in tests.path], notes=notes,
                     has_masks=layout.has_masks or not tests.label.any(),
-                    white=train.white, folder=layout.folder)
+                    white=train.white, page=page, folder=layout.folder)
 
 def _check(c:Category)->Category:
     "The category, with a warning where it says less than it seems to."
@@ -352,6 +359,7 @@ def load_category(
     good:tuple=(),                # names of folders with good images; empty: the usual ones
     only_train:bool=False,        # read no test image and no mask
     white:int=None,               # of 16-bit files; None: found from the training images
+    page:int=None,                # of files with several, from 0 on; None: the first
 )->Category:
     "Index, check, decode or map the cache. `DataError` lists all bad files, unless `skip_bad`."
     if recipe is not None or not isinstance(size, int) or size < 1:
@@ -361,7 +369,7 @@ def load_category(
     frame, layout = _scan(folder, good)
     place = cache_dir or os.environ.get('DLA_CACHE') or '~/.cache/dla-nb'
     try:
-        cache = _Cache(folder, frame.to_dict('records'), size, place, progress, white)
+        cache = _Cache(folder, frame.to_dict('records'), size, place, progress, white, page)
         train, test = cache.load(only_train)
     except (OSError, RuntimeError) as error: # no home folder, or no locks there
         raise DataError(f'the cache in {place} cannot be used: {error}; '
@@ -372,4 +380,4 @@ def load_category(
     if problems:
         _warn(f'{folder.name}: bad files left out ({len(problems)}): {" | ".join(problems)}')
     _say_read(layout.name, [*train.said, *test.said])
-    return _check(_category(layout, frame, train, test))
+    return _check(_category(layout, frame, train, test, page))

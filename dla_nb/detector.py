@@ -9,6 +9,8 @@ __all__ = ['DLADetector', 'measure_maps', 'source_of', 'Detector']
 import hashlib
 import os
 import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,8 @@ import dla_nb.methods.autoencoder   # registers its methods
 import dla_nb.methods.dla
 import dla_nb.methods.dla_plus
 import dla_nb.methods.local_stats
-from .appearance import appearance
-from .core import BaseRecipe, DataError, DataWarning
+from .appearance import LIGHTS, appearance, light_levels, normalise_light, vary_light
+from .core import BaseRecipe, DataError, DataWarning, unknown_name
 from .data import Category, load_category, train_files
 from .files import provenance
 from .images import _is_path, center_crop, resize, to_image, white_level
@@ -30,7 +32,7 @@ from .metrics import decision_metrics, evaluate
 from .modelfile import read_model, write_model
 from .predict import Predictor
 from .thresholds import Calibration, calibration_split, exceeds
-from .tiles import Tiled, Tiling
+from .tiles import Tiled, Tiling, reduced
 
 # %% ../nbs/73_detector.ipynb #c006
 def usual_method(
@@ -64,9 +66,9 @@ def _make_method(method, preset:str, recipe:BaseRecipe, tile)->Method|Tiled:
 
 
 def _chosen(images, which:np.ndarray):
-    "Some of the images: of an array an array, without a copy where all are taken; else a list."
-    if not hasattr(images, 'shape'):
-        return [images[i] for i in np.flatnonzero(which)]
+    "Some of the images: of an array an array, without a copy where all are taken."
+    if isinstance(images, _Opened):
+        return _Opened([images.items[i] for i in np.flatnonzero(which)], images.open)
     return images if which.all() else np.asarray(images)[which]
 
 
@@ -95,24 +97,41 @@ def source_of(
 
 class _Training:
     "What to fit to: images as the method takes them, their names, and what is to be kept of them."
-    def __init__(self, method, data, name:str, skip_bad:bool, cache_dir, progress:bool, good:tuple):
+    def __init__(self, method, data, name:str, page:int, skip_bad:bool, cache_dir, progress:bool,
+                 good:tuple):
         tiled = isinstance(method, Tiled)
         self.info = {}
         self.white = 65535
+        self.page = page
         if _is_path(data):
             self._load(method, data, name, skip_bad, cache_dir, progress, good)
         elif isinstance(data, Category):
             self._take(data, data.train_paths if tiled else data.train)
         elif tiled or getattr(data, 'ndim', 1) > 1 and not isinstance(data, (list, tuple)):
-            self.images, self.name = method.load_images(data, name)
+            self.images = data if tiled else method.prepare(data)
+            self.name = name or ''
             self.names = _names(self.images)
-            self.white = _white_of(self.images)
+            self.white = _white_of(self.images, page)
         else:
             self._collect(list(data), method.recipe.resize)
             self.name = name or ''
         if tiled:
-            method.white = self.white
+            self.images = _Opened(self.images, partial(self._cuttable, method))
         self.info['white'] = self.white
+        if self.page is not None:
+            self.info['page'] = self.page
+
+    def _image(self, item):
+        return to_image(item, self.white, page=self.page)
+
+    def _cuttable(self, method:Tiled, item)->np.ndarray: # uint8 (h,w,3)
+        "An image to be cut in tiles; DataError that names its file where it cannot be."
+        try:
+            return method.read(self._image(item))
+        except DataError as error:
+            if not _is_path(item) or str(item) in str(error):
+                raise
+            raise DataError(f'{item}: {error}') from None
 
     def _load(self, method, data, name, skip_bad, cache_dir, progress, good):
         "A folder: no test image and no mask is read."
@@ -120,12 +139,12 @@ class _Training:
             self.images, layout = train_files(data, name, good)
             self.name, folder = layout.name, layout.folder
             self.names = [p.relative_to(folder).as_posix() for p in self.images]
-            self.white = _white_of(self.images)
+            self.white = _white_of(self.images, self.page)
             self.info['source'] = source_of(folder)
             return
         side = method.recipe.resize
         category = load_category(data, name, side, cache_dir, skip_bad, progress, good=good,
-                                 only_train=True)
+                                 only_train=True, page=self.page)
         self._take(category, category.train)
 
     def _take(self, category:Category, images):
@@ -134,23 +153,24 @@ class _Training:
         paths = category.train_paths
         self.names = [os.path.relpath(p, folder) if folder else str(p) for p in paths] or None
         self.white = category.white
+        self.page = category.page
         if folder is not None:
             self.info['source'] = source_of(folder)
 
     def _collect(self, items:list, side:int):
         "Single images, however they are given."
         self.names = _names(items)
-        self.white = _white_of(items)
+        self.white = _white_of(items, self.page)
         if not items:
             raise DataError('found no image; expected at least one')
-        self.images = np.stack([resize(to_image(x, self.white), side) for x in items])
+        self.images = np.stack([resize(self._image(x), side) for x in items])
 
     def look(self, method, which:np.ndarray):
         "Keep what the images look like; warn of copies."
         chosen = np.flatnonzero(which)
         if isinstance(method, Tiled):
             some = chosen[:50]
-            found = [method.read(to_image(self.images[i], self.white)) for i in some]
+            found = [self.images[i] for i in some]
         else:
             found = [np.asarray(self.images[i]) for i in chosen]
             n = len(self.images)
@@ -160,6 +180,53 @@ class _Training:
                               'both sides of the hold-out makes the threshold too low',
                               DataWarning, stacklevel=4)
         self.info['seen'] = appearance(found)
+        return found
+
+    def in_light(self, light:str, found:list, out:np.ndarray, seed:int)->tuple:
+        "Images to fit to and held-out ones, in the light that was asked for."
+        if light not in LIGHTS:
+            raise ValueError(unknown_name('light', light, LIGHTS))
+        train = _chosen(self.images, ~out)
+        held = _chosen(self.images, out)
+        self.info['light'] = light
+        if light == 'normalise':
+            levels = self.info['levels'] = light_levels(found)
+            return _changed(train, lambda pixels, k: normalise_light(pixels, levels)), held
+        if light == 'vary':
+            train = _changed(train, _as_is, partial(_under_a_lamp, seed=(seed, 0)))
+            return train, _changed(held, partial(_under_a_lamp, seed=(seed, 1)))
+        return train, held
+
+
+class _Opened(Sequence):
+    "Images that are read when they are asked for, each in one or more ways."
+    def __init__(self, items, read:Callable, ways:tuple=None):
+        self.items = items
+        self.open = read
+        self.ways = ways or (_as_is,)
+
+    def __len__(self): return len(self.items)*len(self.ways)
+
+    def __getitem__(self, i):
+        k, way = divmod(range(len(self))[i], len(self.ways))
+        return self.ways[way](self.open(self.items[k]), k)
+
+
+def _as_is(pixels, k:int): return pixels
+
+
+def _under_a_lamp(pixels, k:int, seed:tuple):
+    "Image number k in another light, the same for the same seed."
+    return vary_light(pixels, np.random.default_rng((*seed, k)))
+
+
+def _changed(images, *ways):
+    "Each image in so many ways, one after another: neighbours stay neighbours."
+    if isinstance(images, _Opened):
+        return _Opened(images.items, images.open, ways)
+    found = [way(np.asarray(x), k) for k, x in enumerate(images) for way in ways]
+    return np.stack(found) if found else images
+
 
 
 def _names(items)->list|None:
@@ -167,9 +234,9 @@ def _names(items)->list|None:
     return [str(x) for x in items] if len(items) and all(map(_is_path, items)) else None
 
 
-def _white_of(items)->int:
+def _white_of(items, page:int=None)->int:
     "White in 16-bit files, where these are files."
-    return white_level(items) if _names(items) else 65535
+    return white_level(items, page) if _names(items) else 65535
 
 # %% ../nbs/73_detector.ipynb #c008
 class Detector(Predictor):
@@ -183,8 +250,6 @@ class Detector(Predictor):
         super().__init__(method, calibration)
         self.name = name
         self.info = dict(info or {})
-        if isinstance(method, Tiled):
-            method.white = self.white
 
     @classmethod
     def fit(cls,
@@ -200,25 +265,29 @@ class Detector(Predictor):
         group:str=None,              # regular expression: names with the same match stay together
         trim:int=0,                  # leave out so many held-out images with the highest scores
         false_alarm_rate:float=.01,  # share of good images to be called anomalous, in (0,1)
+        light:str='fixed',           # or 'normalise', or 'vary', where it changes: see LIGHTS
         tile:int|Tiling=None,        # look at tiles of so many px, at the image's resolution
+        page:int=None,               # of files with several, from 0 on; None: the first
         name:str=None,               # of the category, where a folder has several
         skip_bad:bool=False,         # go on without files that cannot be used
         cache_dir=None,              # of decoded images, see `load_category`
         good:tuple=(),               # names of folders with good images; empty: the usual ones
     )->'Detector': # its Learner, if it has one, is `.learn`
-        "Fit to good images. After Ctrl-C the same call goes on from the last checkpoint."
+        """Fit to good images. After Ctrl-C the same call goes on from the last checkpoint.
+
+        The threshold holds in the light of the held-out images: see `light` where that changes.
+        """
         method = _make_method(method, preset, recipe, tile)
-        training = _Training(method, data, name, skip_bad, cache_dir, progress, good)
+        training = _Training(method, data, name, page, skip_bad, cache_dir, progress, good)
         images = training.images
         out = calibration_split(len(images), holdout, seed, training.names, group)
-        training.look(method, ~out)
-        method.fit(_chosen(images, ~out), seed, device, checkpoint, progress)
+        train, held = training.in_light(light, training.look(method, ~out), out, seed)
+        method.fit(train, seed, device, checkpoint, progress)
         made = dict(seed=seed, n_train=int((~out).sum()), n_holdout=int(out.sum()))
         detector = cls(method, training.name, made | method.spent | provenance() | training.info)
         if out.any():
             names = [training.names[i] for i in np.flatnonzero(out)] if training.names else None
-            detector.calibrate(_chosen(images, out), false_alarm_rate, trim=trim, names=names,
-                               what='trained')
+            detector.calibrate(held, false_alarm_rate, trim=trim, names=names, what='trained')
         elif holdout:
             warnings.warn(f'{len(images)} good images are too few to hold one out: there is no '
                           'threshold; calibrate with others', DataWarning, stacklevel=2)
@@ -237,7 +306,18 @@ class Detector(Predictor):
         progress:bool=False,   # show a bar
     )->torch.Tensor: # anomaly maps of the central crop, (n,size,size), on the CPU
         "Anomaly maps of many images at once."
-        return self.method.score(images, progress=progress)
+        return self.method.score(self.in_light(images), progress=progress)
+
+    def test_maps(self,
+        category:Category,    # with test images
+        progress:bool=False,  # show a bar
+    )->torch.Tensor: # (m,s,s)
+        "Anomaly maps of a category's test images, comparable with its masks."
+        if not isinstance(self.method, Tiled):
+            return self.score(category.test, progress)
+        side = category.masks.shape[-1]
+        found = self.predict_each(category.test_paths, batch_size=1, read_ahead=True)
+        return torch.stack([torch.from_numpy(reduced(p.small, side)) for p in found])
 
     def evaluate(self,
         data,                    # a `Category` with test images, or its folder
@@ -252,12 +332,12 @@ class Detector(Predictor):
         if not isinstance(data, Category):
             side = self.recipe.resize
             data = load_category(data, name, side, cache_dir, skip_bad, progress, good=good,
-                                 white=self.white)
-        maps = self.method.test_maps(data, progress)
+                                 white=self.white, page=self.page)
+        maps = self.test_maps(data, progress)
         return measure_maps(maps, data, smooth) | self.decided(maps, data)
 
     def decided(self,
-        maps,               # of `method.test_maps`, (n,s,s)
+        maps,               # of `test_maps`, (n,s,s)
         category:Category,  # whose test images they are of
     )->dict: # see `dla_nb.metrics.decision_metrics`; empty without thresholds, and for tiles
         "False alarms, recall, regions and overlap at the thresholds."

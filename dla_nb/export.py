@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 import dla_nb
+from .appearance import _MOST
 from .detector import Detector
 from .files import write_whole
 from .images import to_float
@@ -48,6 +49,44 @@ def _resized(images:Tensor, side:int)->Tensor: # uint8 (n,h,w,3) -> uint8 (n,3,s
     return x.to(torch.uint8)
 
 # %% ../nbs/74_export.ipynb #c013
+def _in_light(x:Tensor, levels:list)->Tensor: # uint8 (n,3,h,w) -> the same
+    "What `dla_nb.appearance.normalise_light` makes of the same pixels."
+    levels = torch.tensor(levels, dtype=torch.float64).reshape(3, 1, 1)
+    x = x.double()
+    means = x.sum((2, 3), keepdim=True)/(x.shape[2]*x.shape[3])
+    gains = (levels/means.clamp_min(1)).clamp(1/_MOST, _MOST)
+    return (x*gains + .5).floor().clamp(0, 255).to(torch.uint8)
+
+# %% ../nbs/74_export.ipynb #c016
+def _positions(pixels:int, side:int)->Tensor: # float64 (pixels,)
+    "Where the pixels of an image begin in the image that was resized to a side, from 0 to side."
+    scale = torch.full((), side, dtype=torch.float64)/pixels
+    return torch.arange(pixels, dtype=torch.float64)*scale + scale/2
+
+def _enlarging(pixels:int, side:int, size:int)->Tensor: # float32 (pixels,size)
+    "Weights of the map's values, which are the middle `size` of `side`, in each pixel."
+    place = _positions(pixels, side) - .5 - (side - size)//2
+    place = place.clamp(0, size - 1)[:, None]
+    distance = (place - torch.arange(size, dtype=torch.float64)).abs()
+    return (1 - distance).clamp_min(0).float()
+
+def _unseen(pixels:int, side:int, size:int)->Tensor: # bool (pixels,)
+    "Pixels outside of the crop."
+    place = _positions(pixels, side).floor() - (side - size)//2
+    return (place < 0) | (place >= size)
+
+def _at_image_size(maps:Tensor, height:int, width:int, side:int)->Tensor: # (n,s,s) -> (n,h,w)
+    "What `dla_nb.images.map_to_image` makes of each map; `side` is that before the crop."
+    size = maps.shape[-1]
+    rows = _enlarging(height, side, size)
+    columns = _enlarging(width, side, size)
+    large = rows @ (maps @ columns.mT)
+    if size == side:
+        return large
+    lost = _unseen(height, side, size)[:, None] | _unseen(width, side, size)
+    return large.masked_fill(lost, torch.nan)
+
+# %% ../nbs/74_export.ipynb #c019
 class _Scorer(nn.Module):
     "Raw pixels to scores and maps and, with thresholds, labels and masks."
     def __init__(self, detector:Detector):
@@ -56,28 +95,42 @@ class _Scorer(nn.Module):
         self.recipe = method.recipe
         self.method = method.for_export()
         self.thresholds = [detector.threshold, detector.pixel_threshold]
+        self.levels = detector.info.get('levels')
         self.eval()
 
     def forward(self, images_rgb:Tensor)->tuple: # uint8 (n,height,width,3) -> see the table
         resized = _resized(images_rgb, self.recipe.resize)
+        if self.levels is not None:
+            resized = _in_light(resized, self.levels)
         maps = self.method(to_float(resized, self.recipe.size))
         score = image_score(maps)
+        height, width = images_rgb.shape[1:3]
+        large = _at_image_size(maps, height, width, self.recipe.resize)
         threshold, pixel_threshold = self.thresholds
         if threshold is None:   # not calibrated
-            return score, maps
+            return score, large
         anomalous = exceeds(score.double(), threshold.value)
-        return score, maps, anomalous, exceeds(maps, pixel_threshold.value)
+        return score, large, anomalous, self._mask(large, anomalous, pixel_threshold.value)
 
-# %% ../nbs/74_export.ipynb #c016
-_FORMAT = 'dla-nb onnx 3'   # 2 called its input images
+    def _mask(self, maps:Tensor, anomalous:Tensor, limit:float)->Tensor: # bool (n,h,w)
+        "As `Prediction.mask`: of an anomalous image at least its peak."
+        marked = exceeds(maps, limit)
+        lowest = torch.finfo(maps.dtype).min
+        seen = torch.where(maps.isnan(), lowest, maps)
+        peak = seen == seen.amax((1, 2), keepdim=True)
+        lost = anomalous & ~marked.flatten(1).any(1)
+        return marked | (peak & lost[:, None, None])
+
+# %% ../nbs/74_export.ipynb #c022
+_FORMAT = 'dla-nb onnx 4'   # in 3, map and mask had the size of the crop
 _OPSET, _IR = 18, 8   # of the file: onnxruntime 1.15 (2023) and newer
 _OUTPUTS = ('score', 'map', 'anomalous', 'mask')   # the last two with thresholds only
 _INPUT = 'images_rgb'
 _COLOURS = 'uint8 (n, height, width, 3), channels in the order red, green, blue'
 _DESCRIPTION = (f'{_INPUT}: {_COLOURS}, one size a call. score: (n), maximum of '
-                'map: (n, size, size), of the central crop. anomalous, mask: do they exceed the '
-                'thresholds? Only where there are some. For a mask of the image\'s size enlarge '
-                'the map and compare it with pixel_threshold.')
+                'the map as the method gives it. map: (n, height, width), NaN where nothing was '
+                'looked at. anomalous: (n), mask: (n, height, width), do they exceed the '
+                'thresholds? Only where there are some.')
 
 def _metadata(detector:Detector)->dict: # name -> text
     "What a program, or a person, can read from the file without running it."
@@ -122,7 +175,7 @@ def _strip(graph)->None: # onnx.GraphProto, changed in place
         part.ClearField('metadata_props')
         part.ClearField('doc_string')
 
-# %% ../nbs/74_export.ipynb #c017
+# %% ../nbs/74_export.ipynb #c023
 def export_onnx(
     detector:Detector, # fitted; not changed
     path:str|Path,     # the file; replaced as a whole or not at all

@@ -57,7 +57,8 @@ def _at_page(image:Image.Image, page:int|None)->Image.Image:
     "Turn to a page; `info['pages']` says how many there are, where only the first was asked for."
     pages = getattr(image, 'n_frames', 1) if image.format in ('TIFF', 'GIF') else 1
     if page is not None and not 0 <= page < pages:
-        raise ValueError(f'it has {pages} pages, from 0 on; page={page} is none of them')
+        several = f'{pages} pages, from 0 on' if pages > 1 else '1 page, number 0'
+        raise ValueError(f'it has {several}; page={page} is none of them')
     if page: image.seek(page)
     if page is None: image.info['pages'] = pages
     return image
@@ -125,12 +126,13 @@ def _top(image:Image.Image)->int:
 
 def white_level(
     paths:Iterable, # image files
+    page:int=None,  # of files with several, from 0 on; None: the first
 )->int: # 1023, 4095, 16383 or 65535
     "What is white in 16-bit files of one camera: the lowest usual level that no pixel exceeds."
     top = 0
     for path in paths:
         if not _may_be_deep(path): continue
-        try: top = max(top, _decode(path, _top))
+        try: top = max(top, _decode(path, _top, page=page))
         except DataError: continue # is told by whoever reads it
     return next(white for white in _WHITES if top <= white) if top else 65535
 
@@ -166,15 +168,16 @@ def to_image(
     x, # path, bytes or open file, Pillow image; uint8 or uint16 (h,w,3), (3,h,w) or (h,w)
     white:int=65535,      # what is white in 16 bits, see `white_level`
     channels:str='rgb',   # or 'bgr': the order of colours in arrays and tensors
+    page:int=None,        # of a file with several, from 0 on; None: the first
 )->Image.Image:           # RGB, upright, at its own size
     "Whatever one image can be given as; `DataError` where it is not one."
     if channels not in _CHANNELS:
         raise ValueError(f"channels={channels!r}: expected 'rgb' or 'bgr'")
-    if _is_path(x): return read_image(x, white)
+    if _is_path(x): return read_image(x, white, page)
     if isinstance(x, (bytes, bytearray, memoryview)): x = io.BytesIO(x)
     if hasattr(x, 'read') and hasattr(x, 'seek'):
         x.seek(0) # it may have been read before
-        return _decode(x, partial(_to_rgb, white=white), 'an image in memory')
+        return _decode(x, partial(_to_rgb, white=white), 'an image in memory', page)
     image = x if isinstance(x, Image.Image) else _array_image(x, white, channels)
     top = image.info.get('top')
     try: image = _to_rgb(image, white)

@@ -343,6 +343,10 @@ def _read_split(folder:Path, layout:Layout, good:tuple)->None:
     beside = masks_beside(loose)
     if beside:
         _add_pairs(layout, loose, beside, 'test')
+    elif loose:
+        layout.notes.append(f'{len(loose)} images lie in {layout.short(test)} itself, which does '
+                            'not say what they are: put good ones in good, others in a folder '
+                            'named after the defect')
     _add_tests(layout, kinds, _Masks(_child(folder, *_MASK_NAMES)))
     _to_say(layout, chosen + [p for kind, p, _ in kinds if kind == 'good'],
             [p for kind, p, _ in kinds if kind != 'good'])

@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 from .core import BaseRecipe, DataError, unknown_name
-from .data import Category, load_category
+from .data import Category
 from .images import center_crop, check_images, image_batches, resize, resize_batch
 from .plots import examples, show_maps
 from .scoring import difference_map, evaluating
@@ -106,20 +106,6 @@ class _Given:
         images = resize_batch(np.asarray(images), self.recipe.resize)
         check_images(images, self.recipe)
         return images
-
-    def load_images(self,
-        data,                # a `Category`, a folder, or images uint8 (n,3,h,w)
-        name:str=None,       # of the category, where a folder has several
-        skip_bad:bool=False, # go on without files that cannot be used
-        cache_dir=None,      # see `load_category`
-        progress:bool=False, # show a bar
-    )->tuple: # (images to fit to, name of the category)
-        "Good images wherever they come from."
-        if not isinstance(data, Category) and not hasattr(data, 'shape'):
-            data = load_category(data, name, self.recipe.resize, cache_dir, skip_bad, progress)
-        if isinstance(data, Category):
-            return data.train, data.name
-        return self.prepare(data), name or ''
 
     def read(self, image)->np.ndarray: # a Pillow image -> uint8 (3,resize,resize)
         "One image as `maps_of` takes it."

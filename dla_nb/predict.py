@@ -23,7 +23,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .appearance import unlike
+from .appearance import normalise_light, unlike
 from .core import DataError, DataWarning, _one_line
 from .images import IMAGE_TYPES, _is_path, in_order, map_to_image, to_image
 from .layout import (
@@ -159,7 +159,7 @@ class Predictor:
     ):
         self.method = method
         self.calibration = calibration
-        self.info = {}   # JSON values; `seen`: what the training images look like, `white`: theirs
+        self.info = {}   # JSON values: `seen`, `white`, `levels` and `page` of training images
         self._calibrated = method.version   # the state of the method that was calibrated
         self._said = set()   # what was warned of already
 
@@ -170,6 +170,21 @@ class Predictor:
     @property
     def white(self)->int: # in files and arrays of 16 bits, as in the training images
         return self.info.get('white', 65535)
+
+    @property
+    def page(self)->int|None: # of files with several, from 0 on, as in training; None: the first
+        return self.info.get('page')
+
+    @page.setter
+    def page(self, value:int|None):
+        self.info['page'] = value
+
+    def in_light(self,
+        pixels, # uint8, (...,3,h,w) or (h,w,3)
+    ): # the same where the light of images is not normalised
+        "Images in the light of those trained on, if the detector was fitted to make up for light."
+        levels = self.info.get('levels')
+        return pixels if levels is None else normalise_light(np.asarray(pixels), levels)
 
     @property
     def threshold(self)->Threshold|None: # of image scores, None where not calibrated
@@ -245,7 +260,8 @@ class Predictor:
         if type(batch_size) is not int or batch_size < 1:
             raise ValueError(f'batch_size={batch_size!r}: expected a whole number of at least 1')
         self._say_border()
-        read = partial(self._read, reader=partial(to_image, white=self.white, channels=channels))
+        reader = partial(to_image, white=self.white, channels=channels, page=self.page)
+        read = partial(self._read, reader=reader)
         if read_ahead is None:
             read_ahead = hasattr(items, '__len__')
         batches = ([read(item)] for item in items)
@@ -289,7 +305,7 @@ class Predictor:
         elif 'seen' in self.info:
             why = unlike(pixels, self.info['seen'])
         pages = image.info.get('pages', 1)
-        return _Found(item, pixels, image.size[::-1], why, pages, reader)
+        return _Found(item, self.in_light(pixels), image.size[::-1], why, pages, reader)
 
     def _check_stack(self, item):
         "Three grey frames have the shape of one image with its channels first."
@@ -312,7 +328,7 @@ class Predictor:
                                 'means little')
             if found.pages > 1:
                 self._warn_once('pages', f'{name} has {found.pages} pages; the first is taken. '
-                                'read_image(path, page=...) gives another')
+                                'dla-nb predict --page, in Python detector.page, takes another')
             yield Prediction(float(m.max()), m, found.size, self.method.map_side, *thresholds,
                              item, found.unlike, found.reader)
 

@@ -9,6 +9,7 @@ __all__ = []
 import os
 import re
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from hashlib import sha256
@@ -116,6 +117,7 @@ th button { all: unset; cursor: pointer; text-decoration: underline dotted }
 <h1>Inspection report{{ ': ' ~ name if name }}</h1>
 <p class="lead">{{ rows|selectattr('verdict', 'eq', 'anomalous')|list|length ~ ' of' if t }}
 {{ rows|length }} images {{ 'in ' ~ folder if folder }} {{ 'are anomalous' if t else 'scored' }}</p>
+{% if taken %}<p>{{ taken[0]|upper ~ taken[1:] }}.</p>{% endif %}
 {% if not t %}<p class="warning">Not calibrated: there is no threshold, and the scores order the
 images and no more.</p>{% elif not t.supported %}<p class="warning">The threshold rests on
 {{ t.n }} good images, which support no false-alarm rate below {{ (1/(t.n + 1))|percent }};
@@ -167,9 +169,10 @@ scores as high, training did not help.{% endif %}</p>
 {{ row.verdict }}</td><td>{{ row.truth }}</td></tr>{% endfor %}</tbody></table></div>
 {% if rows[1000:] %}<p>{{ rows[1000:]|length }} images with lower scores are not listed.</p>
 {% endif %}<h2>How it was made</h2><p>{{ method.describe() }}</p>
-<p>{% for what, value in {'fitted to good images:': info.n_train, 'on': info.date, 'seed':
-info.seed, 'recipe': r.hash, 'dla-nb': info.dla_nb, 'commit': info.commit}.items()
-if value or value == 0 %}{{ what }} {{ value }} · {% endfor %}reported on {{ today }}</p>
+<p>{% for what, value in {'fitted to good images:': info.n_train, 'light:': info.light, 'on':
+info.date, 'seed': info.seed, 'recipe': r.hash, 'dla-nb': info.dla_nb, 'commit':
+info.commit}.items() if value or value == 0 %}{{ what }} {{ value }} · {% endfor %}reported on
+{{ today }}</p>
 <script>{{ script|safe }}</script></body></html>
 '''
 
@@ -196,12 +199,13 @@ def _page(values:dict)->str: # HTML
     return jinja.from_string(_TEMPLATE).render(values, policy=policy, script=_SCRIPT)
 
 # %% ../nbs/75_report.ipynb #c014
-def _kinds(folder:Path)->dict: # name -> 'good' or a kind of defect, '' where it is not said
-    "What the folders of test images say of them."
+def _kinds(folder:Path)->tuple: # (name -> 'good', a kind of defect or '', what to say of it)
+    "What the folders of test images say of them; '' where they do not."
+    unknown = 'no folder says which images are good: all of them are looked at, none is measured'
     try:
         layout = read_layout(folder)
     except DataError:   # no layout: just images
-        return {}
+        return {}, unknown
     rows = [(path, kind) for split, kind, _, path, _ in layout.rows if split == 'test']
     found = {os.path.relpath(path, layout.folder): kind for path, kind in rows}
     test = _child(folder, 'test')
@@ -209,14 +213,21 @@ def _kinds(folder:Path)->dict: # name -> 'good' or a kind of defect, '' where it
         name = path.relative_to(folder)
         kind = name.parts[1] if len(name.parts) > 2 else ''
         found.setdefault(str(name), 'good' if is_good_name(kind) else kind)
-    return found
+    if not found:
+        return {}, unknown
+    counts = Counter(kind or 'in no folder that says what they are' for kind in found.values())
+    shown = ', '.join(f'{n} {kind}' for kind, n in counts.items())
+    others = [row for row in layout.rows if row[0] == 'train']
+    left = f'; {len(others)} good ones are for training and not looked at' if others else ''
+    return found, f'images for tests: {shown}{left}'
 
 def _masks(folder:Path, kinds:dict, detector)->tuple: # (`Category`, masks, problem)
     "The images whose pixels can be measured, and name -> mask file, '' for good images."
     try:
         files = index_images(folder).set_index('path').mask_path
         category = load_category(folder, None, detector.recipe.resize, skip_bad=True,
-                                 progress=False, white=detector.white)
+                                 progress=False, white=detector.white,
+                                 page=detector.page)
     except DataError as e:
         return None, {}, f'Pixels cannot be measured: {e.problems[0]}'
     masks = {os.path.relpath(p, category.folder): files[str(p)] for p in category.test_paths}
@@ -283,6 +294,7 @@ def report(self:Detector,
     controls:bool=True,      # measure two methods that learn next to nothing, too
     on_bad:Callable=None,    # called with (path, DataError) of what is left out of a folder
     progress:Callable=iter,  # wraps the iterator of predictions, for a bar
+    tell:Callable=str,       # called with a line on what the images of a folder are taken for
 )->Path: # the file
     "One HTML file: scores, the worst images, what they are worth. DataError without any image."
     said = []
@@ -290,18 +302,19 @@ def report(self:Detector,
         said.append(f'Left out: {error}')
         if on_bad is not None:
             on_bad(item, error)
-    folder, kinds = None, {}
+    folder, kinds, taken = None, {}, ''
     passed = _PassedOver()
     if isinstance(data, (str, os.PathLike)) and Path(data).expanduser().is_dir():
         folder = Path(data).expanduser()
-        kinds = _kinds(folder)
+        kinds, taken = _kinds(folder)
+        tell(taken)
         items = [folder/name for name in kinds] or walk_images(folder, None, passed, skip)
         found = self.predict_each(items, on_bad=skip, read_ahead=True)
     else:
         items = data if _is_several(data) else [data]
         found = (x if isinstance(x, Prediction) else self.predict(x) for x in items)
     category, masks, problem = None, {}, ''
-    if kinds:
+    if any(kinds.values()):
         category, masks, problem = _masks(folder, kinds, self)
     said.append(problem)
     side = self.recipe.resize
@@ -316,13 +329,14 @@ def report(self:Detector,
     metrics = {}
     if category is not None:
         metrics = _metrics(self, category, maps, controls)
-    elif kinds:
+    elif any(kinds.values()):
         known = rows[rows.truth != '']
         area = auroc(known.score, known.truth != 'good')
         own = dict(image_auroc=area, pixel_auroc=np.nan, aupro=np.nan, why='no masks, see above')
         metrics = {self.method.name: own}
     return write_whole(out, _page(dict(
-        name=self.name, folder=folder and folder.resolve().name, t=self.threshold, warnings=said,
+        name=self.name, folder=folder and folder.resolve().name, taken=taken, warnings=said,
+        t=self.threshold,
         chart=_data_uri('svg+xml', _histogram(rows, self.threshold).savefig, {}), cards=cards,
         highest=self.calibration.highest if self.calibration else [],
         rows=rows.to_dict('records'), metrics=metrics, method=self.method, r=self.recipe,

@@ -63,7 +63,7 @@ def observed_interval(
     if alarms < n: high = float(betaincinv(alarms + 1, n - alarms, 1 - tail))
     return low, high
 
-# %% ../nbs/42_thresholds.ipynb #c011
+# %% ../nbs/42_thresholds.ipynb #c012
 @dataclass(frozen=True)
 class Threshold:
     "A threshold, what was asked for, and what that is worth."
@@ -110,7 +110,7 @@ def choose_threshold(
                       f'with {images_needed(rate)} good images or more', DataWarning, stacklevel=2)
     return found
 
-# %% ../nbs/42_thresholds.ipynb #c016
+# %% ../nbs/42_thresholds.ipynb #c017
 def exceeds(
     score:float|np.ndarray, # one score, or an array or tensor of any shape; NaN exceeds nothing
     threshold:float,        # of scores or of maps, finite
@@ -119,7 +119,7 @@ def exceeds(
     tolerance = max(1e-5*abs(threshold), 1e-9)
     return score > threshold + tolerance
 
-# %% ../nbs/42_thresholds.ipynb #c019
+# %% ../nbs/42_thresholds.ipynb #c020
 def pixel_scores(
     maps:np.ndarray, # maps of good images, (n,h,w), array or tensor; NaN where nothing was scored
     share:float=.01, # beta, of an image's pixels that may lie above, in [0,1)
@@ -137,7 +137,7 @@ def pixel_scores(
         found.append(scores[rank])
     return np.array(found)
 
-# %% ../nbs/42_thresholds.ipynb #c026
+# %% ../nbs/42_thresholds.ipynb #c027
 def _views(stems:list)->list: # of str, '' where names tell of none
     "The view that each name tells of: of two parts of all names, the one with fewer values."
     split = [re.split('[_ -](?=[^_ -]+$)', stem) for stem in stems]
@@ -223,7 +223,7 @@ def _by_group(groups:list, total:int, rng)->np.ndarray: # bool (n,)
         out |= np.array([g == kinds[k] for g in groups])
     return out
 
-# %% ../nbs/42_thresholds.ipynb #c031
+# %% ../nbs/42_thresholds.ipynb #c032
 @dataclass(frozen=True, eq=False)
 class Calibration:
     "The scores of held-out good images, and thresholds from them."

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import DataError
-from .data import Category, train_files
 from .images import resize_batch, to_image
 from .method import Method
 
@@ -143,9 +142,9 @@ def _blended_map(image, tiling:Tiling, score:Callable, batch_size:int=16)->np.nd
     return out
 
 # %% ../nbs/70_tiles.ipynb #c018
-def _pixels(image, white:int=65535)->np.ndarray:
+def _pixels(image)->np.ndarray:
     "Whatever an image is given as, uint8 (h,w,3) at its own size."
-    return np.asarray(to_image(image, white))
+    return np.asarray(to_image(image))
 
 
 def _training_tiles(
@@ -155,14 +154,13 @@ def _training_tiles(
     size:int,              # side of the method's input, px
     seed:int=0,            # of the choice
     max_tiles:int=2000,    # in all; at least one an image
-    white:int=65535,       # in files of 16 bits
 )->np.ndarray: # uint8 (m,3,size,size)
     "As many tiles of each image, at random places of its grid."
     generator = np.random.default_rng(seed)
     each = max(1, max_tiles//max(n, 1))
     found = []
     for image in images:
-        image = _pixels(image, white)
+        image = _pixels(image)
         batches = [b for _, row in _tile_batches(image, tiling) for b in row]
         tiles = np.concatenate([b.x for b in batches])
         chosen = sorted(generator.permutation(len(tiles))[:each])
@@ -198,7 +196,6 @@ class Tiled(nn.Module):
                              "use positions='shared'")
         self.method = method
         self.tiling = tiling
-        self.white = 65535   # in files of 16 bits; a detector finds it from the training images
         if tiling.positions == 'own' and tiling.size is not None:
             self._make_cells()
 
@@ -216,21 +213,6 @@ class Tiled(nn.Module):
             zeros = torch.zeros(rows*columns, *shape, device=self.device)
             self.register_buffer(f'cell_{name}', zeros)
 
-    def load_images(self,
-        data,                # a `Category`, a folder, or a sequence of single images
-        name:str=None,       # of the category, where a folder has several
-        skip_bad:bool=False, # not used: files are opened one at a time, when they are cut
-        cache_dir=None,      # not used: large images are not cached
-        progress:bool=False, # not used
-    )->tuple: # (a sequence of images to fit to, name of the category)
-        "Good images to be read at their own size."
-        if isinstance(data, Category):
-            return data.train_paths, data.name
-        if not isinstance(data, str) and not hasattr(data, '__fspath__'):
-            return data, name or ''
-        paths, layout = train_files(data, name)
-        return paths, layout.name
-
     def fit(self,
         images,               # good images, a sequence of whatever `to_image` takes
         seed:int=0,           # of all that is random
@@ -241,9 +223,9 @@ class Tiled(nn.Module):
         "Fit the method to tiles, then measure each cell where positions are their own."
         own = self.tiling.positions == 'own'
         if own and self.tiling.size is None:
-            self.tiling = replace(self.tiling, size=_pixels(images[0], self.white).shape[:2])
+            self.tiling = replace(self.tiling, size=_pixels(images[0]).shape[:2])
         side = self.method.recipe.resize
-        tiles = _training_tiles(images, len(images), self.tiling, side, seed, white=self.white)
+        tiles = _training_tiles(images, len(images), self.tiling, side, seed)
         self.method.fit(tiles, seed, device, checkpoint, progress)
         if own:
             self._make_cells()
@@ -256,7 +238,7 @@ class Tiled(nn.Module):
     )->'Tiled': # itself
         "Measure what is normal anew, after more training."
         side = self.method.recipe.resize
-        tiles = _training_tiles(images, len(images), self.tiling, side, white=self.white)
+        tiles = _training_tiles(images, len(images), self.tiling, side)
         self.method.measure(tiles, progress)
         if self.tiling.positions == 'own':
             self._measure_cells(images)
@@ -269,7 +251,7 @@ class Tiled(nn.Module):
         side = self.method.recipe.resize
         n_cells = len(getattr(self, f'cell_{self.method.statistics[0]}'))
         for cell in range(n_cells):
-            tiles = [self._cut(_pixels(image, self.white), cell) for image in images]
+            tiles = [self._cut(_pixels(image), cell) for image in images]
             self.method.measure(resize_batch(np.stack(tiles), side))
             for name in self.method.statistics:
                 getattr(self, f'cell_{name}')[cell] = getattr(self.method, name)
@@ -319,20 +301,7 @@ class Tiled(nn.Module):
         "Refused: large images are scored one at a time."
         raise ValueError('this method looks at tiles of large images; use predict')
 
-    def test_maps(self,
-        category:Category,    # with test images
-        progress:bool=False,  # not used
-    )->Tensor: # (m,r,r), r the side of the category's masks
-        "Maps of large test images, reduced to the size of the masks."
-        side = category.masks.shape[-1]
-        found = []
-        for path in category.test_paths:
-            try:
-                image = self.read(to_image(path, self.white))
-            except DataError as error:   # which does not know the file
-                raise DataError(f'{path}: {error}') from None
-            found.append(torch.from_numpy(reduced(self.maps_of([image])[0], side)))
-        return torch.stack(found)
+    test_maps = score
 
     def describe(self)->str: # for a stranger
         "What it is and what it looked at."

@@ -41,15 +41,11 @@ def find_images(paths):
             yield path
 
 
-def grey_map(found, metadata, width, height):
-    "The map of the crop at the image's size: its smallest value black, its largest white."
-    side = int(metadata['resize'])
-    size = int(metadata['size'])
-    start = (side - size)//2
-    span = max(float(np.ptp(found)), 1e-12)
-    canvas = np.zeros((side, side), np.uint8)   # black around the crop
-    canvas[start:start + size, start:start + size] = 255*(found - found.min())/span
-    return Image.fromarray(canvas).resize((width, height), Image.Resampling.BILINEAR)
+def grey_map(found):
+    "The map in grey: its smallest value black, its largest white; black where nothing was looked at."
+    low, high = np.nanmin(found), np.nanmax(found)
+    grey = 255*(found - low)/max(high - low, 1e-12)
+    return Image.fromarray(np.nan_to_num(grey).astype(np.uint8))
 
 
 def score(session, pixels):
@@ -77,9 +73,8 @@ def main(model, paths, maps=None):
         label = int(found['anomalous']) if 'anomalous' in found else ''
         table.writerow([number, path, f'{found["score"]:.9g}', label])
         if maps:
-            height, width = pixels.shape[:2]
             Path(maps).mkdir(parents=True, exist_ok=True)
-            grey_map(found['map'], metadata, width, height).save(Path(maps)/f'{number}.png')
+            grey_map(found['map']).save(Path(maps)/f'{number}.png')
     return 3 if failed else 0
 
 
