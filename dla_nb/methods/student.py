@@ -23,7 +23,7 @@ from ..lite0 import Lite0, load_lite0
 from ..method import LearnedMethod
 from .autoencoder import CollapseWarning, _random_part
 from ..plots import show_inputs
-from ..scoring import evaluating, upsample
+from ..scoring import Moments, evaluating, upsample
 from ..training import image_learner
 
 # %% ../../nbs/68_student.ipynb #c006
@@ -79,10 +79,11 @@ class StudentRecipe(BaseRecipe):
             raise ValueError(f'patches={self.patches}: larger than size={self.size} or '
                              f'crop={self.crop}')
         if self.teacher_epochs >= self.epochs:
-            raise ValueError(f'teacher_epochs={self.teacher_epochs}: the students need some of '
-                             f'the {self.epochs} epochs')
+            raise ValueError(f'epochs={self.epochs}, teacher_epochs={self.teacher_epochs}: expected '
+                             'more epochs than the teacher takes, the rest being the students\'')
 
 # %% ../../nbs/68_student.ipynb #c008
+_SLOPE = 5e-3       # of LeakyReLU below 0
 _PATCH_LAYERS = {   # side of the patch -> layers: (kernel, multiple of the width; 0: descriptor)
     17: ((6, 1), (5, 2), (5, 2), (4, 0)),
     33: ((5, 1), 'pool', (5, 2), 'pool', (2, 2), (4, 0)),
@@ -102,7 +103,10 @@ class _PatchNet(nn.Module):
                 continue
             kernel, multiple = layer
             after = multiple*recipe.width or recipe.descriptor
-            self.layers.append(nn.Conv2d(before, after, kernel))
+            convolution = nn.Conv2d(before, after, kernel)
+            nn.init.kaiming_normal_(convolution.weight, _SLOPE)
+            nn.init.zeros_(convolution.bias)
+            self.layers.append(convolution)
             before = after
 
     @property
@@ -127,7 +131,7 @@ class _PatchNet(nn.Module):
                 continue
             x = F.conv2d(x, layer.weight, layer.bias, dilation=apart)
             if i + 1 < len(self.layers):
-                x = F.leaky_relu(x, 5e-3)
+                x = F.leaky_relu(x, _SLOPE)
         return x
 
 # %% ../../nbs/68_student.ipynb #c012
@@ -231,14 +235,17 @@ class _Nets(nn.Module):
     @torch.no_grad()
     def standardize(self, batches)->None: # of images (n,3,h,w)
         "Measure mean and deviation of the teachers' numbers."
-        batches = list(batches)
-        for i, side in enumerate(self.sides):
-            every = [self.teachers[str(side)](x).movedim(1, -1).flatten(0, -2) for x in batches]
-            every = torch.cat(every)
-            self.mean[i] = every.mean(0)
-            self.std[i] = every.std(0, unbiased=False)
+        seen = [Moments() for _ in self.sides]   # each place by itself
+        for x in batches:
+            for moments, side in zip(seen, self.sides):
+                for described in self.teachers[str(side)](x):
+                    moments.add(described)
+        for i, moments in enumerate(seen):
+            self.mean[i] = moments.mean.mean((1, 2))
+            between = moments.mean.var((1, 2), unbiased=False)
+            self.std[i] = (moments.variance.mean((1, 2)) + between).sqrt()
 
-# %% ../../nbs/68_student.ipynb #c021
+# %% ../../nbs/68_student.ipynb #c020
 class _TeacherFirst(Callback):
     "Makes inputs: patches for the teachers, later images for the students."
     order = -5
@@ -276,16 +283,19 @@ class _FreezeTeacher(Callback):
             p.requires_grad_(False)
             p.grad = None
         if self.learn.epoch == r.teacher_epochs:
-            images = self.learn.dls.train.dataset
-            net.standardize(image_batches(images, r, 16, self.learn.dls.device))
+            images = image_batches(self.learn.dls.train.dataset, r, 16, self.learn.dls.device)
+            net.standardize(_mirrored(x, r) for x in images)
 
     def __init__(self, method):
         self.method = method
 
+def _mirrored(x:Tensor, recipe:StudentRecipe)->Tensor: # (n,3,size,size) -> larger
+    "Images with a mirrored border, as students are trained on them."
+    return F.pad(x, (recipe.border,)*4, mode='reflect')
+
 def _student_inputs(images:Tensor, recipe:StudentRecipe, generator)->Tensor: # (n,3,side,side)
     "Random parts of uint8 images, mirrored at their edges."
-    x = to_float(images, recipe.size)
-    x = F.pad(x, (recipe.border,)*4, mode='reflect')
+    x = _mirrored(to_float(images, recipe.size), recipe)
     return torch.stack([_random_part(image, recipe, generator) for image in x])
 
 def _groups(net:_Nets)->list: # of parameters: teachers with decoders, students
@@ -297,8 +307,8 @@ def _standard(x:Tensor, mean:Tensor, std:Tensor)->Tensor:
     return torch.where(std > 0, (x - mean)/std.clamp_min(1e-12), torch.zeros_like(x))
 
 _QUICK = StudentRecipe(
-    resize=128, size=128, patches=(33, 65), width=32, crop=96, teacher_epochs=1,
-    epochs=5, batch_size=4, teacher_patches=16, teacher_lr=1e-3, lr=1e-3, schedule='cosine',
+    resize=128, size=128, patches=(33,), width=16, descriptor=64, crop=96, teacher_epochs=2,
+    epochs=26, batch_size=4, teacher_patches=16, teacher_lr=1e-3, lr=1e-3, schedule='cosine',
     lambda_c=1e-3)
 
 class UStudent(LearnedMethod):
@@ -425,7 +435,7 @@ class UStudent(LearnedMethod):
         patches = f'Patches of {sides} px are described by {r.descriptor} numbers.'
         return f'{super().describe()} {patches}'
 
-# %% ../../nbs/68_student.ipynb #c024
+# %% ../../nbs/68_student.ipynb #c023
 _SEEN_AT = 64   # px that the network to distil sees of a patch
 
 def _photographs()->list: # of (3,h,w) in [0,1]
