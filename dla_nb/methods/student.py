@@ -6,7 +6,6 @@
 __all__ = ['StudentRecipe', 'triplet_loss', 'compactness_loss', 'student_errors', 'UStudent', 'UStudentLite0']
 
 # %% ../../nbs/68_student.ipynb #c003
-import warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,12 +16,11 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import BaseRecipe, seed_everything
+from ..core import BaseRecipe
 from ..images import image_batches, to_float
 from ..lite0 import Lite0, load_lite0
-from ..method import LearnedMethod
-from .autoencoder import CollapseWarning, _random_part
-from ..plots import show_inputs
+from ..method import InputMaker, LearnedMethod
+from .autoencoder import _random_parts
 from ..scoring import Moments, evaluating, upsample
 from ..training import image_learner
 
@@ -246,16 +244,11 @@ class _Nets(nn.Module):
             self.std[i] = (moments.variance.mean((1, 2)) + between).sqrt()
 
 # %% ../../nbs/68_student.ipynb #c020
-class _TeacherFirst(Callback):
+class _TeacherFirst(InputMaker):
     "Makes inputs: patches for the teachers, later images for the students."
-    order = -5
-    def __init__(self, method, seed:int):
-        self.method = method
-        self.seed = seed
-
     def before_fit(self):
+        super().before_fit()
         r = self.method.recipe
-        self.generator = torch.Generator().manual_seed(self.seed)
         teachers, students = (hyper['lr'] for hyper in self.opt.hypers)
         teachers *= r.teacher_lr/max(r.lr, 1e-12)
         self.opt.set_hyper('lr', [teachers, students])
@@ -263,9 +256,7 @@ class _TeacherFirst(Callback):
     def before_batch(self):
         r = self.method.recipe
         if self.learn.epoch >= r.teacher_epochs:
-            self.learn.xb = (_student_inputs(self.x, r, self.generator),)
-            self.learn.yb = self.xb   # fastai computes no loss where there is nothing
-            return
+            return super().before_batch()
         images = to_float(self.x, r.size)
         pairs = [self.method.patches(images, side, self.generator) for side in r.patches]
         self.learn.xb = tuple(map(list, zip(*pairs)))
@@ -284,19 +275,10 @@ class _FreezeTeacher(Callback):
             p.grad = None
         if self.learn.epoch == r.teacher_epochs:
             images = image_batches(self.learn.dls.train.dataset, r, 16, self.learn.dls.device)
-            net.standardize(_mirrored(x, r) for x in images)
+            net.standardize(F.pad(x, (r.border,)*4, mode='reflect') for x in images)
 
     def __init__(self, method):
         self.method = method
-
-def _mirrored(x:Tensor, recipe:StudentRecipe)->Tensor: # (n,3,size,size) -> larger
-    "Images with a mirrored border, as students are trained on them."
-    return F.pad(x, (recipe.border,)*4, mode='reflect')
-
-def _student_inputs(images:Tensor, recipe:StudentRecipe, generator)->Tensor: # (n,3,side,side)
-    "Random parts of uint8 images, mirrored at their edges."
-    x = _mirrored(to_float(images, recipe.size), recipe)
-    return torch.stack([_random_part(image, recipe, generator) for image in x])
 
 def _groups(net:_Nets)->list: # of parameters: teachers with decoders, students
     teachers = [*net.teachers.parameters(), *net.decoders.parameters()]
@@ -373,10 +355,7 @@ class UStudent(LearnedMethod):
                     maps = torch.cat(maps)
                     getattr(self, f'{name}_mean')[i] = maps.mean()
                     getattr(self, f'{name}_std')[i] = maps.std(unbiased=False)
-        problem = self.problem()
-        if problem:
-            warnings.warn(f'{self.name} has collapsed: {problem}; train it for longer, with '
-                          'another seed or another lr', CollapseWarning, stacklevel=2)
+        self.warn_collapsed(self.problem())
         return super().measure(images, progress)
 
     def problem(self)->str: # empty: none
@@ -411,23 +390,19 @@ class UStudent(LearnedMethod):
 
     def make_learner(self, images, seed, device, cbs):
         r = self.recipe
-        seed_everything(seed)
         self.net = _Nets(r, self._outside)
         trained_on = images[np.arange(len(images)) % r.held_out > 0]
         adam = partial(OptimWrapper, opt=torch.optim.Adam, weight_decay=r.weight_decay)
         own = [_TeacherFirst(self, seed), _FreezeTeacher(self)]
-        learn = image_learner(
+        return image_learner(
             trained_on, self.net, self.loss, adam, r.lr, r.batch_size, 'keep', seed,
             device, [*own, *cbs], splitter=_groups,
             constant=(0, 1) if r.schedule == 'constant' else ())
-        learn.dls.train.draw = self._show_inputs
-        return learn
 
-    def _show_inputs(self, images:Tensor, seed:int=0): # a figure
-        "Images, and two of the students' inputs made of each."
-        draw = torch.Generator().manual_seed(seed)
-        views = [_student_inputs(images, self.recipe, draw) for _ in range(2)]
-        return show_inputs(to_float(images, self.recipe.size), views)
+    def training_inputs(self, images, generator):
+        "Parts of the images, mirrored at their edges; for the students."
+        r = self.recipe
+        return _random_parts(to_float(images, r.size), r, r.border, generator, 'reflect')
 
     def describe(self):
         r = self.recipe
