@@ -132,7 +132,7 @@ class _PatchNet(nn.Module):
                 x = F.leaky_relu(x, _SLOPE)
         return x
 
-# %% ../../nbs/68_student.ipynb #c012
+# %% ../../nbs/68_student.ipynb #c014
 def triplet_loss(
     anchor:Tensor,  # T(p), (n,d)
     similar:Tensor, # T(p+), (n,d)
@@ -156,7 +156,7 @@ def compactness_loss(
     correlation = correlation - torch.diag(correlation.diagonal())
     return correlation.sum() if signed else correlation.abs().sum()
 
-# %% ../../nbs/68_student.ipynb #c015
+# %% ../../nbs/68_student.ipynb #c017
 def _uniform(generator, low:float, high:float)->float:
     return low + (high - low)*float(torch.rand((), generator=generator))
 
@@ -179,7 +179,7 @@ def _patch_pairs(images:Tensor, side:int, n:int, generator)->tuple: # two of (n,
     pairs = [_patch_pair(images[i % len(images)], side, generator) for i in range(n)]
     return tuple(torch.stack(some) for some in zip(*pairs))
 
-# %% ../../nbs/68_student.ipynb #c018
+# %% ../../nbs/68_student.ipynb #c020
 def student_errors(
     target:Tensor,    # ŷ, the teacher's standardized description, (n,d,h,w)
     predicted:Tensor, # the students', (m,n,d,h,w)
@@ -243,7 +243,7 @@ class _Nets(nn.Module):
             between = moments.mean.var((1, 2), unbiased=False)
             self.std[i] = (moments.variance.mean((1, 2)) + between).sqrt()
 
-# %% ../../nbs/68_student.ipynb #c020
+# %% ../../nbs/68_student.ipynb #c022
 class _TeacherFirst(InputMaker):
     "Makes inputs: patches for the teachers, later images for the students."
     def before_fit(self):
@@ -410,7 +410,7 @@ class UStudent(LearnedMethod):
         patches = f'Patches of {sides} px are described by {r.descriptor} numbers.'
         return f'{super().describe()} {patches}'
 
-# %% ../../nbs/68_student.ipynb #c023
+# %% ../../nbs/68_student.ipynb #c025
 _SEEN_AT = 64   # px that the network to distil sees of a patch
 
 def _photographs()->list: # of (3,h,w) in [0,1]
