@@ -77,8 +77,8 @@ class StudentRecipe(BaseRecipe):
             raise ValueError(f'patches={self.patches}: larger than size={self.size} or '
                              f'crop={self.crop}')
         if self.teacher_epochs >= self.epochs:
-            raise ValueError(f'epochs={self.epochs}, teacher_epochs={self.teacher_epochs}: expected '
-                             'more epochs than the teacher takes, the rest being the students\'')
+            found = f'epochs={self.epochs}, teacher_epochs={self.teacher_epochs}'
+            raise ValueError(f'{found}: expected more epochs than the teacher takes')
 
 # %% ../../nbs/68_student.ipynb #c008
 _SLOPE = 5e-3       # of LeakyReLU below 0
