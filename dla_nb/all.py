@@ -16,9 +16,9 @@ import dla_nb.report   # gives a Detector `report`
 from .core import BaseRecipe, DataError, DataWarning, seed_everything
 from .data import Category, category_names, index_images, load_category, mvtec_path
 from .detector import Detector, DLADetector
-from .method import METHODS, LearnedMethod, MeanImage, Method, get_method
+from .method import METHODS, CollapseWarning, LearnedMethod, MeanImage, Method, get_method
 from .methods.anogan import AnoGAN, AnoGANRecipe
-from .methods.autoencoder import AERecipe, AutoEncoder, CollapseWarning
+from .methods.autoencoder import AERecipe, AutoEncoder
 from .methods.dla import DLA, DLARecipe, Untrained
 from .methods.dla_plus import DLAPlus, DLAPlusRecipe
 from .methods.local_stats import LocalStats, LocalStatsRecipe

@@ -6,22 +6,20 @@
 __all__ = ['AnoGANRecipe', 'nearest_vectors', 'AnoGAN']
 
 # %% ../../nbs/68_anogan.ipynb #c003
-import warnings
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelBackwardException
+from fastai.callback.core import CancelBackwardException
 from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import BaseRecipe, seed_everything
+from ..core import BaseRecipe
 from ..images import to_float
-from ..method import LearnedMethod
-from .autoencoder import CollapseWarning, _random_part, _tiled
-from ..plots import show_inputs
+from ..method import InputMaker, LearnedMethod
+from .autoencoder import _random_parts, _tiled
 from ..scoring import evaluating, upsample
 from ..training import image_learner
 
@@ -111,20 +109,11 @@ def _player_losses(real:Tensor, made:Tensor)->tuple: # logits -> losses of discr
     fools = F.binary_cross_entropy_with_logits(made, truth)
     return is_real + is_made, fools
 
-class _TwoPlayers(Callback):
+class _TwoPlayers(InputMaker):
     "Makes inputs of a batch, and gives each player the gradient of its own loss."
-    order = -5
-    def __init__(self, recipe:AnoGANRecipe, seed:int):
-        self.recipe = recipe
-        self.seed = seed
-
-    def before_fit(self):
-        self.generator = torch.Generator().manual_seed(self.seed)
-
     def before_batch(self):
-        r = self.recipe
-        x = _gan_inputs(self.x, r, self.generator)
-        z = torch.rand(len(x), r.latent, 1, 1, generator=self.generator)*2 - 1
+        x = self.method.training_inputs(self.x, self.generator)
+        z = torch.rand(len(x), self.method.recipe.latent, 1, 1, generator=self.generator)*2 - 1
         self.learn.xb = (x*2 - 1, z.to(x))
 
     def before_backward(self):
@@ -140,12 +129,6 @@ class _TwoPlayers(Callback):
 
 def _shrunk(x:Tensor, recipe:AnoGANRecipe)->Tensor: # (n,3,size,size) -> as the networks see it
     return x if recipe.tiles else F.avg_pool2d(x, recipe.size//recipe.side)
-
-def _gan_inputs(images:Tensor, recipe:AnoGANRecipe, generator)->Tensor: # (n,3,side,side) in [0,1]
-    "Random parts of uint8 images (n,3,resize,resize)."
-    x = _shrunk(to_float(images, recipe.size), recipe)
-    x = F.pad(x, (recipe.shift,)*4, mode='replicate')
-    return torch.stack([_random_part(image, recipe, generator) for image in x])
 
 # %% ../../nbs/68_anogan.ipynb #c016
 def _search_losses(net:_GAN, x:Tensor, target:Tensor, z:Tensor, weight:float)->Tensor: # (n,)
@@ -261,37 +244,32 @@ class AnoGAN(LearnedMethod):
         def vectors(n): return torch.rand(n, r.latent, 1, 1, generator=draw)*2 - 1
         self.starts = vectors(r.restarts).to(self.device)
         some = torch.as_tensor(np.asarray(images[:_LOOKED_AT]))
-        good = _gan_inputs(some, r, draw)
+        good = self.training_inputs(some, draw)
         with evaluating(self):
             made = (self.net.generator(vectors(len(good)).to(self.device)) + 1)/2
         if len(good) > 1:
             self.diversity.copy_(_apart(made)/_apart(good).clamp_min(1e-9))
         if self.diversity < _DIVERSE:
-            warnings.warn(f'{self.name} has collapsed: the images that it makes differ from each '
-                          f'other {float(self.diversity):.0%} as much as good ones do; train it '
-                          'for longer or with another seed', CollapseWarning, stacklevel=2)
+            self.warn_collapsed('the images that it makes differ from each other '
+                                f'{float(self.diversity):.0%} as much as good ones do')
         return super().measure(images, progress)
 
     def make_learner(self, images, seed, device, cbs):
         r = self.recipe
-        seed_everything(seed)
         self.net = _GAN(r)
         adam = partial(OptimWrapper, opt=torch.optim.Adam, betas=(.5, .999))
-        learn = image_learner(
+        return image_learner(
             images, self.net, self.loss, adam, r.lr, r.batch_size, 'drop', seed, device,
-            [_TwoPlayers(r, seed), *cbs], constant=(0,))
-        learn.dls.train.draw = self._show_inputs
-        return learn
+            [_TwoPlayers(self, seed), *cbs], constant=(0,))
+
+    def training_inputs(self, images, generator):
+        "Parts of the images, as the networks see them."
+        r = self.recipe
+        return _random_parts(_shrunk(to_float(images, r.size), r), r, r.shift, generator)
 
     def loss(self, pred, indices): # both losses, to be shown; see `_TwoPlayers`
         "The sum of the players' losses."
         return sum(_player_losses(*pred))
-
-    def _show_inputs(self, images:Tensor, seed:int=0): # a figure
-        "Images, and two training inputs made of each."
-        draw = torch.Generator().manual_seed(seed)
-        views = [_gan_inputs(images, self.recipe, draw) for _ in range(2)]
-        return show_inputs(to_float(images, self.recipe.size), views)
 
     def describe(self):
         r = self.recipe

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..augment import LOCAL_AUGMENTATIONS, global_view, local_augment
-from ..core import BaseRecipe, seed_everything
+from ..core import BaseRecipe
 from ..images import image_batches, to_float
 from ..losses import dense_loss, dense_match, global_loss, total_loss
 from ..method import LearnedMethod, Method
@@ -449,7 +449,6 @@ class DLA(_FeatureScore, LearnedMethod):
 
     def make_learner(self, images, seed, device, cbs):
         r = self.recipe
-        seed_everything(seed)
         net = DLANet(r)
         self.trunk = net.trunk
         rate = r.lr*r.batch_size/256 if r.lr_scaling == 'linear' else r.lr
@@ -460,7 +459,6 @@ class DLA(_FeatureScore, LearnedMethod):
             images, net, DLALoss(r), sgd, rate, r.batch_size, r.last_batch, seed, device,
             [*own, *cbs], _columns(), _predictors_apart,
             constant=(1,) if r.predictor_lr == 'fixed' else ())
-        learn.dls.train.draw = self.show_inputs
         learn.no_summary = ('summary() cannot follow a step with four inputs and several heads; '
                             'use print(learn.model)')
         return learn

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..core import seed_everything
 from ..images import to_float
 from ..method import LearnedMethod
 from .local_stats import (
     LocalStats, LocalStatsRecipe, _features, _whitening, enlarged, tail_of)
-from ..plots import show_inputs
 from ..pseudo import SHAPES, SOURCES, corrupt, pseudo_names
 from ..training import image_learner
 
@@ -392,24 +390,19 @@ class DLAPlus(LearnedMethod):
 
     def make_learner(self, images, seed, device, cbs):
         r = self.recipe
-        seed_everything(seed)
         self.local.learn_filters(images, seed)
         self.net = _Network(r.responses + r.energies, r)
         corrupted, residuals, masks = self._training_set(images, seed)
         adam = partial(OptimWrapper, opt=torch.optim.AdamW, weight_decay=r.weight_decay)
         cycle = ParamScheduler(dict(lr=combined_cos(.25, r.lr/25, r.lr, r.lr/1e5)))
         loss = _mask_loss if r.labels == 'masks' else _image_loss
-        learn = image_learner(
+        return image_learner(
             corrupted.numpy(), self.net, loss, adam, r.lr, r.batch_size, 'drop', seed, device,
             [_Corrupted(residuals, masks), cycle, *cbs])
-        learn.dls.train.draw = self._show_inputs
-        return learn
 
-    def _show_inputs(self, images:Tensor, seed:int=0): # a figure
-        "Images, and two corrupted copies of each."
-        generator = torch.Generator().manual_seed(seed)
-        views = [self._corrupt(images, generator)[0] for _ in range(2)]
-        return show_inputs(to_float(images, self.recipe.size), views)
+    def training_inputs(self, images, generator):
+        "Corrupted copies."
+        return self._corrupt(images, generator)[0]
 
     @torch.no_grad()
     def measure(self, images, progress=False):

@@ -6,7 +6,6 @@
 __all__ = ['StudentRecipe', 'triplet_loss', 'compactness_loss', 'student_errors', 'UStudent', 'UStudentLite0']
 
 # %% ../../nbs/68_student.ipynb #c003
-import warnings
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,13 +16,12 @@ from fastai.optimizer import OptimWrapper
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core import BaseRecipe, seed_everything
+from ..core import BaseRecipe
 from ..images import image_batches, to_float
 from ..lite0 import Lite0, load_lite0
-from ..method import LearnedMethod
-from .autoencoder import CollapseWarning, _random_part
-from ..plots import show_inputs
-from ..scoring import evaluating, upsample
+from ..method import InputMaker, LearnedMethod
+from .autoencoder import _random_parts
+from ..scoring import Moments, evaluating, upsample
 from ..training import image_learner
 
 # %% ../../nbs/68_student.ipynb #c006
@@ -79,10 +77,11 @@ class StudentRecipe(BaseRecipe):
             raise ValueError(f'patches={self.patches}: larger than size={self.size} or '
                              f'crop={self.crop}')
         if self.teacher_epochs >= self.epochs:
-            raise ValueError(f'teacher_epochs={self.teacher_epochs}: the students need some of '
-                             f'the {self.epochs} epochs')
+            found = f'epochs={self.epochs}, teacher_epochs={self.teacher_epochs}'
+            raise ValueError(f'{found}: expected more epochs than the teacher takes')
 
 # %% ../../nbs/68_student.ipynb #c008
+_SLOPE = 5e-3       # of LeakyReLU below 0
 _PATCH_LAYERS = {   # side of the patch -> layers: (kernel, multiple of the width; 0: descriptor)
     17: ((6, 1), (5, 2), (5, 2), (4, 0)),
     33: ((5, 1), 'pool', (5, 2), 'pool', (2, 2), (4, 0)),
@@ -102,7 +101,10 @@ class _PatchNet(nn.Module):
                 continue
             kernel, multiple = layer
             after = multiple*recipe.width or recipe.descriptor
-            self.layers.append(nn.Conv2d(before, after, kernel))
+            convolution = nn.Conv2d(before, after, kernel)
+            nn.init.kaiming_normal_(convolution.weight, _SLOPE)
+            nn.init.zeros_(convolution.bias)
+            self.layers.append(convolution)
             before = after
 
     @property
@@ -127,10 +129,10 @@ class _PatchNet(nn.Module):
                 continue
             x = F.conv2d(x, layer.weight, layer.bias, dilation=apart)
             if i + 1 < len(self.layers):
-                x = F.leaky_relu(x, 5e-3)
+                x = F.leaky_relu(x, _SLOPE)
         return x
 
-# %% ../../nbs/68_student.ipynb #c012
+# %% ../../nbs/68_student.ipynb #c014
 def triplet_loss(
     anchor:Tensor,  # T(p), (n,d)
     similar:Tensor, # T(p+), (n,d)
@@ -154,7 +156,7 @@ def compactness_loss(
     correlation = correlation - torch.diag(correlation.diagonal())
     return correlation.sum() if signed else correlation.abs().sum()
 
-# %% ../../nbs/68_student.ipynb #c015
+# %% ../../nbs/68_student.ipynb #c017
 def _uniform(generator, low:float, high:float)->float:
     return low + (high - low)*float(torch.rand((), generator=generator))
 
@@ -177,7 +179,7 @@ def _patch_pairs(images:Tensor, side:int, n:int, generator)->tuple: # two of (n,
     pairs = [_patch_pair(images[i % len(images)], side, generator) for i in range(n)]
     return tuple(torch.stack(some) for some in zip(*pairs))
 
-# %% ../../nbs/68_student.ipynb #c018
+# %% ../../nbs/68_student.ipynb #c020
 def student_errors(
     target:Tensor,    # ŷ, the teacher's standardized description, (n,d,h,w)
     predicted:Tensor, # the students', (m,n,d,h,w)
@@ -231,24 +233,22 @@ class _Nets(nn.Module):
     @torch.no_grad()
     def standardize(self, batches)->None: # of images (n,3,h,w)
         "Measure mean and deviation of the teachers' numbers."
-        batches = list(batches)
-        for i, side in enumerate(self.sides):
-            every = [self.teachers[str(side)](x).movedim(1, -1).flatten(0, -2) for x in batches]
-            every = torch.cat(every)
-            self.mean[i] = every.mean(0)
-            self.std[i] = every.std(0, unbiased=False)
+        seen = [Moments() for _ in self.sides]   # each place by itself
+        for x in batches:
+            for moments, side in zip(seen, self.sides):
+                for described in self.teachers[str(side)](x):
+                    moments.add(described)
+        for i, moments in enumerate(seen):
+            self.mean[i] = moments.mean.mean((1, 2))
+            between = moments.mean.var((1, 2), unbiased=False)
+            self.std[i] = (moments.variance.mean((1, 2)) + between).sqrt()
 
-# %% ../../nbs/68_student.ipynb #c021
-class _TeacherFirst(Callback):
+# %% ../../nbs/68_student.ipynb #c022
+class _TeacherFirst(InputMaker):
     "Makes inputs: patches for the teachers, later images for the students."
-    order = -5
-    def __init__(self, method, seed:int):
-        self.method = method
-        self.seed = seed
-
     def before_fit(self):
+        super().before_fit()
         r = self.method.recipe
-        self.generator = torch.Generator().manual_seed(self.seed)
         teachers, students = (hyper['lr'] for hyper in self.opt.hypers)
         teachers *= r.teacher_lr/max(r.lr, 1e-12)
         self.opt.set_hyper('lr', [teachers, students])
@@ -256,9 +256,7 @@ class _TeacherFirst(Callback):
     def before_batch(self):
         r = self.method.recipe
         if self.learn.epoch >= r.teacher_epochs:
-            self.learn.xb = (_student_inputs(self.x, r, self.generator),)
-            self.learn.yb = self.xb   # fastai computes no loss where there is nothing
-            return
+            return super().before_batch()
         images = to_float(self.x, r.size)
         pairs = [self.method.patches(images, side, self.generator) for side in r.patches]
         self.learn.xb = tuple(map(list, zip(*pairs)))
@@ -276,17 +274,11 @@ class _FreezeTeacher(Callback):
             p.requires_grad_(False)
             p.grad = None
         if self.learn.epoch == r.teacher_epochs:
-            images = self.learn.dls.train.dataset
-            net.standardize(image_batches(images, r, 16, self.learn.dls.device))
+            images = image_batches(self.learn.dls.train.dataset, r, 16, self.learn.dls.device)
+            net.standardize(F.pad(x, (r.border,)*4, mode='reflect') for x in images)
 
     def __init__(self, method):
         self.method = method
-
-def _student_inputs(images:Tensor, recipe:StudentRecipe, generator)->Tensor: # (n,3,side,side)
-    "Random parts of uint8 images, mirrored at their edges."
-    x = to_float(images, recipe.size)
-    x = F.pad(x, (recipe.border,)*4, mode='reflect')
-    return torch.stack([_random_part(image, recipe, generator) for image in x])
 
 def _groups(net:_Nets)->list: # of parameters: teachers with decoders, students
     teachers = [*net.teachers.parameters(), *net.decoders.parameters()]
@@ -297,8 +289,8 @@ def _standard(x:Tensor, mean:Tensor, std:Tensor)->Tensor:
     return torch.where(std > 0, (x - mean)/std.clamp_min(1e-12), torch.zeros_like(x))
 
 _QUICK = StudentRecipe(
-    resize=128, size=128, patches=(33, 65), width=32, crop=96, teacher_epochs=1,
-    epochs=5, batch_size=4, teacher_patches=16, teacher_lr=1e-3, lr=1e-3, schedule='cosine',
+    resize=128, size=128, patches=(33,), width=16, descriptor=64, crop=96, teacher_epochs=2,
+    epochs=26, batch_size=4, teacher_patches=16, teacher_lr=1e-3, lr=1e-3, schedule='cosine',
     lambda_c=1e-3)
 
 class UStudent(LearnedMethod):
@@ -363,10 +355,7 @@ class UStudent(LearnedMethod):
                     maps = torch.cat(maps)
                     getattr(self, f'{name}_mean')[i] = maps.mean()
                     getattr(self, f'{name}_std')[i] = maps.std(unbiased=False)
-        problem = self.problem()
-        if problem:
-            warnings.warn(f'{self.name} has collapsed: {problem}; train it for longer, with '
-                          'another seed or another lr', CollapseWarning, stacklevel=2)
+        self.warn_collapsed(self.problem())
         return super().measure(images, progress)
 
     def problem(self)->str: # empty: none
@@ -401,23 +390,19 @@ class UStudent(LearnedMethod):
 
     def make_learner(self, images, seed, device, cbs):
         r = self.recipe
-        seed_everything(seed)
         self.net = _Nets(r, self._outside)
         trained_on = images[np.arange(len(images)) % r.held_out > 0]
         adam = partial(OptimWrapper, opt=torch.optim.Adam, weight_decay=r.weight_decay)
         own = [_TeacherFirst(self, seed), _FreezeTeacher(self)]
-        learn = image_learner(
+        return image_learner(
             trained_on, self.net, self.loss, adam, r.lr, r.batch_size, 'keep', seed,
             device, [*own, *cbs], splitter=_groups,
             constant=(0, 1) if r.schedule == 'constant' else ())
-        learn.dls.train.draw = self._show_inputs
-        return learn
 
-    def _show_inputs(self, images:Tensor, seed:int=0): # a figure
-        "Images, and two of the students' inputs made of each."
-        draw = torch.Generator().manual_seed(seed)
-        views = [_student_inputs(images, self.recipe, draw) for _ in range(2)]
-        return show_inputs(to_float(images, self.recipe.size), views)
+    def training_inputs(self, images, generator):
+        "Parts of the images, mirrored at their edges; for the students."
+        r = self.recipe
+        return _random_parts(to_float(images, r.size), r, r.border, generator, 'reflect')
 
     def describe(self):
         r = self.recipe
@@ -425,7 +410,7 @@ class UStudent(LearnedMethod):
         patches = f'Patches of {sides} px are described by {r.descriptor} numbers.'
         return f'{super().describe()} {patches}'
 
-# %% ../../nbs/68_student.ipynb #c024
+# %% ../../nbs/68_student.ipynb #c025
 _SEEN_AT = 64   # px that the network to distil sees of a patch
 
 def _photographs()->list: # of (3,h,w) in [0,1]

@@ -9,9 +9,9 @@ __all__ = ['kl_from_normal', 'negative_elbo', 'VAERecipe', 'VAE']
 from dataclasses import dataclass
 
 import torch
-from fastai.callback.core import Callback
 from torch import Tensor, nn
 
+from ..method import InputMaker
 from .autoencoder import AERecipe, AutoEncoder, _ae_presets, _Net
 
 # %% ../../nbs/67_vae.ipynb #c006
@@ -58,19 +58,13 @@ class _VAENet(_Net):
         z = mean + (log_var/2).exp()*noise
         return self.decoder(z), mean, log_var
 
-class _Noise(Callback):
+class _Noise(InputMaker):
     "Adds the noise of the code to what goes in."
     order = -4   # after the inputs were made
-    def __init__(self, latent:int, seed:int):
-        self.latent = latent
-        self.seed = seed
-
-    def before_fit(self):
-        self.generator = torch.Generator().manual_seed(self.seed)
-
     def before_batch(self):
         x, = self.xb
-        noise = torch.randn(len(x), self.latent, 1, 1, generator=self.generator)
+        latent = self.method.recipe.latent
+        noise = torch.randn(len(x), latent, 1, 1, generator=self.generator)
         self.learn.xb = (x, noise.to(x))
 
 # %% ../../nbs/67_vae.ipynb #c018
@@ -114,4 +108,4 @@ class VAE(AutoEncoder):
         return super().problem(x)
 
     def make_learner(self, images, seed, device, cbs):
-        return super().make_learner(images, seed, device, [_Noise(self.recipe.latent, seed), *cbs])
+        return super().make_learner(images, seed, device, [_Noise(self, seed), *cbs])
