@@ -14,6 +14,8 @@ from smalldocs import config, layout
 from smalldocs.site import Site
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Pages that were merged into others: old name -> where they are now.
+MOVED = {'90_table1': '90_results.html#table-1', '91_table2': '90_results.html#table-2', '92_table3': '90_results.html#table-3'}
 KATEX = re.search(r'katex@[\d.]+', layout.KATEX)[0]   # the version that smalldocs knows
 
 
@@ -48,6 +50,14 @@ def bring_along(site: Path) -> None:
         page.write_text(text, encoding='utf-8')
 
 
+def forward(site: Path) -> None:
+    "Old addresses lead to where their page is now."
+    for old, new in MOVED.items():
+        page = f'''<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Moved</title><link rel="icon" href="logo.svg">
+<meta http-equiv="refresh" content="0; url={new}"></head><body><main><h1>Moved</h1><p><a href="{new}">This page has moved.</a></p></main></body></html>'''
+        (site/f'{old}.html').write_text(page, encoding='utf-8')
+
+
 def build(out: Path) -> list:
     "Write the site into a folder; returns what did not come out."
     sys.path.insert(0, str(ROOT))   # the functions described are those of this checkout
@@ -64,6 +74,7 @@ def build(out: Path) -> list:
         listed = (source/'_quarto.yml').read_text(encoding='utf-8')
         unlisted = [f'{path.name} is not in the sidebar of _quarto.yml' for path in source.glob('*.ipynb') if path.name not in listed]
     bring_along(out)
+    forward(out)
     broken = sorted({warning.split(': ', 1)[1] if ': broken link /' in warning else warning for warning in site.warnings})
     return broken + unlisted   # a link of the sidebar is said once, not for each page
 

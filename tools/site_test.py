@@ -211,7 +211,8 @@ def test_site(folder: Path, shots: Path | None, only: str) -> Results:
     from playwright.sync_api import sync_playwright
     chromium = os.environ.get('CHROMIUM') or shutil.which('chromium') or shutil.which('chromium-browser')
     base, results, facts = serve(folder), Results(), {}
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.html'))
+    pages = [path for path in folder.rglob('*.html') if 'http-equiv="refresh"' not in path.read_text(encoding='utf-8')[:400]]
+    names = sorted(str(path.relative_to(folder)) for path in pages)   # without those that only lead to another
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
         context = browser.new_context()
