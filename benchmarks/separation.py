@@ -122,11 +122,12 @@ def measure(category, variant: str, changes: dict, side: int, steps: int, seed: 
     method = DLA(recipe)
     images = method.prepare(kept)
     masks = center_crop(torch.as_tensor(category.masks), side)
+    total = recipe.epochs*max(1, len(images)//BATCH)   # whole epochs
     begun = time.process_time()
 
     def write(step: int, row: dict):
         made = provenance()
-        last = step == -(-steps//max(1, len(images)//BATCH))*(len(images)//BATCH)
+        last = step == total
         if last:
             for features in ('raw', 'unit'):
                 scored = method.rescored(recipe.but(features=features), images)
@@ -141,7 +142,6 @@ def measure(category, variant: str, changes: dict, side: int, steps: int, seed: 
         shown = {name: value for name, value in row.items() if isinstance(value, float)}
         print(variant, step, ' '.join(f'{name} {value:.3f}' for name, value in shown.items()), flush=True)
 
-    total = -(-steps//max(1, len(images)//BATCH))*(len(images)//BATCH)
     look = Look(method, images, held, total, write)
     learn = method.learner(images, seed, 'cpu', [look])
     with learn.no_bar(), learn.no_logging():

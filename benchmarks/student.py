@@ -26,6 +26,7 @@ from dla_nb.metrics import auroc
 from dla_nb.pseudo import corrupt
 
 COLUMNS = ('category', 'patches', 'width', 'descriptor', 'epochs', 'epoch', 'left', 'pseudo_auroc', 'torch', 'commit', 'date')
+PLACES = ('category', 'epochs', 'what', 'value')
 
 
 def pseudo_set(images, recipe) -> tuple:
@@ -58,22 +59,26 @@ class Curve(Callback):
         if self.out: append_row(self.out, row, COLUMNS)
 
 
-def places(path: str, category: str) -> None:
-    "Prints what is said of a model file's scores at each place."
+def places(path: str, category: str, out) -> None:
+    "What is said of a model file's scores at each place: printed, and appended to a file where one is named."
     method = Detector.load(path).method
     data = load_category(mvtec_path(), category, method.recipe.resize, progress=False)
     normal = method.score(data.train[::5])
     maps = method.score(data.test)
     masks = np.asarray(data.masks)
-    print('pixel AUROC %', 100*auroc(maps, masks))
-    print("pixel AUROC % minus the good images' mean at each place", 100*auroc(maps - normal.mean(0), masks))
-    print("share of the scores' variance on good images that is between places", (normal.mean(0).var()/normal.var()).item())
     good = np.flatnonzero(~masks.any((1, 2)))
     grey = torch.from_numpy(np.ascontiguousarray(data.test[good])).float().mean(1, keepdim=True)/255
     grey = F.pad(grey, (16,)*4, mode='reflect')
     contrast = F.avg_pool2d(grey*grey, 33, 1) - F.avg_pool2d(grey, 33, 1)**2
-    rank = spearmanr(maps[good].flatten(), contrast.flatten())[0]
-    print('rank correlation of score and contrast on good images', rank)
+    found = {
+        'pixel AUROC %': round(100*auroc(maps, masks), 1),
+        "pixel AUROC % minus the good images' mean at each place": round(100*auroc(maps - normal.mean(0), masks), 1),
+        "share of the scores' variance on good images that is between places": round((normal.mean(0).var()/normal.var()).item(), 2),
+        'rank correlation of score and contrast on good images': round(spearmanr(maps[good].flatten(), contrast.flatten())[0], 2),
+    }
+    for what, value in found.items():
+        print(what, value)
+        if out: append_row(out, dict(category=category, epochs=method.recipe.epochs, what=what, value=value), PLACES)
 
 
 def main() -> None:
@@ -83,10 +88,10 @@ def main() -> None:
     parser.add_argument('--patches', type=int, nargs='+')
     parser.add_argument('--epochs', type=int)
     parser.add_argument('--at', type=int, nargs='*', default=[])
-    parser.add_argument('--out', help='such as results/student.csv')
+    parser.add_argument('--out', help='such as results/student.csv, or results/student_places.csv')
     parser.add_argument('--places', help='a model file: look at it instead')
     args = parser.parse_args()
-    if args.places: return places(args.places, args.category)
+    if args.places: return places(args.places, args.category, args.out)
     recipe = UStudent.preset(args.preset)
     if args.patches: recipe = recipe.but(patches=tuple(args.patches))
     if args.epochs: recipe = recipe.but(epochs=args.epochs)
