@@ -53,6 +53,8 @@ def variants() -> dict:
             found[f'{name}, no L_neg'] = which | dict(local='none')
             found[f'{name}, LA'] = which | dict(local='la')
             found[f'{name}, DLA, λ_neg 2'] = which | dict(lambda_neg=2.)
+            found[f'{name}, DLA, λ_neg 8'] = which | dict(lambda_neg=8.)
+            found[f'{name}, DLA, rate .1'] = which | dict(lr=.1)
             found[f'{name}, DLA, no L_dense'] = which | dict(lambda_dense=0.)
     return found
 
@@ -68,13 +70,13 @@ def recipe_of(side: int, steps: int, n_images: int, changes: dict):
 @torch.no_grad()
 def cosines(net, x, recipe) -> dict:
     "Of predictions and projections, in evaluation mode; the same views and corruptions each time."
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(x.device).manual_seed(0)
     v1 = net.encode(global_view(x, recipe, generator), False)
     v2 = net.encode(global_view(x, recipe, generator), False)
     bad = net.encode(local_augment(x, recipe.but(local='dla'), generator).image, False, 'neg')
     good = net.encode(x, False, 'neg')
     table = F.normalize(good.p, dim=1) @ F.normalize(good.z, dim=1).T
-    others = ~torch.eye(len(x), dtype=torch.bool)
+    others = ~torch.eye(len(x), dtype=torch.bool, device=x.device)
     return dict(cosine_views=F.cosine_similarity(v1.p, v2.z).mean(),
                 cosine_corrupted=F.cosine_similarity(good.p, bad.z).mean(),
                 cosine_others=table[others].mean())
@@ -101,10 +103,11 @@ class Look(Callback):
 
     def look(self, step: int):
         random = torch.get_rng_state()
+        random_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         self.learn.model.eval()
         recipe = self.method.recipe
         row = {name: float(value) for name, value in self.learn.loss_func.parts.items()} if step else {}
-        x = to_float(self.method.prepare(self.held), recipe.size)
+        x = to_float(self.method.prepare(self.held), recipe.size, self.method.device)
         row |= {name: round(float(value), 4) for name, value in cosines(self.learn.model, x, recipe).items()}
         for features in ('raw', 'unit'):
             scored = self.method.rescored(recipe.but(features=features), self.images)
@@ -113,9 +116,10 @@ class Look(Callback):
         self.write(step, row)
         self.learn.model.train()
         torch.set_rng_state(random)
+        if random_gpu is not None: torch.cuda.set_rng_state(random_gpu)
 
 
-def measure(category, variant: str, changes: dict, side: int, steps: int, seed: int, out: Path):
+def measure(category, variant: str, changes: dict, side: int, steps: int, seed: int, device: str, out: Path):
     "One training, its looks, and the test score of its end."
     kept, held = hold_out(category.train)
     recipe = recipe_of(side, steps, len(kept), changes)
@@ -137,13 +141,13 @@ def measure(category, variant: str, changes: dict, side: int, steps: int, seed: 
         key = dict(category=category.name, side=side, variant=variant, seed=seed, step=step)
         empty = dict.fromkeys(COLUMNS)
         row = empty | key | row | dict(last=last, recipe=recipe.hash, cpu_seconds=round(time.process_time() - begun),
-                                       device=device_name(), commit=made['commit'] or 'unknown', date=made['date'])
+                                       device=device_name(device), commit=made['commit'] or 'unknown', date=made['date'])
         append_row(out, row, KEY)
         shown = {name: value for name, value in row.items() if isinstance(value, float)}
         print(variant, step, ' '.join(f'{name} {value:.3f}' for name, value in shown.items()), flush=True)
 
     look = Look(method, images, held, total, write)
-    learn = method.learner(images, seed, 'cpu', [look])
+    learn = method.learner(images, seed, device, [look])
     with learn.no_bar(), learn.no_logging():
         learn.fit(recipe.epochs)
 
@@ -162,6 +166,7 @@ def main():
     parser.add_argument('--steps', type=int, default=600)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--variants', nargs='+', default=['*'], help='names or patterns')
+    parser.add_argument('--device', default='cpu')
     parser.add_argument('--out', type=Path, default=OUT)
     parser.add_argument('--list', action='store_true', help='only say what there is')
     args = parser.parse_args()
@@ -178,7 +183,7 @@ def main():
     for seed in args.seeds:
         for variant, changes in wanted.items():
             if (args.category, args.side, variant, seed) not in done:
-                measure(category, variant, changes, args.side, args.steps, seed, args.out)
+                measure(category, variant, changes, args.side, args.steps, seed, args.device, args.out)
 
 
 if __name__ == '__main__':
