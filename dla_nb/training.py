@@ -402,9 +402,14 @@ class Checkpoint(Callback):
         self._put_back()
 
     def _put_back(self):
-        if self.tensors is not None:
+        if self.tensors is None:
+            return
+        try:
             _restore(self.learn, self.tensors, self.header)
-            self.tensors = None
+        except KeyError as missing:
+            raise ValueError(f'{self.path} was written by another version of this package: it '
+                             f'lacks {missing}; delete it to begin anew') from missing
+        self.tensors = None
 
     def after_epoch(self):
         if self.tensors is not None:   # an epoch that was trained before
