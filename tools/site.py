@@ -16,6 +16,10 @@ from smalldocs.site import Site
 ROOT = Path(__file__).resolve().parent.parent
 #: Pages that were merged into others: old name -> where they are now.
 MOVED = {'90_table1': '90_results.html#table-1', '91_table2': '90_results.html#table-2', '92_table3': '90_results.html#table-3'}
+#: Pages that a reader may run in Colab: a line under the title opens them there.
+IN_COLAB = ('02_method', '03_start', '76_your_images', '77_change_the_method', '79_rerun', '90_results', '90_who_wins', '93_open_points',
+            '94_what_training_does', '95_figures', '96_dla_plus')
+COLAB = 'https://colab.research.google.com/github/dla-nb/dla-nb/blob/main/nbs/'
 KATEX = re.search(r'katex@[\d.]+', layout.KATEX)[0]   # the version that smalldocs knows
 
 
@@ -47,6 +51,9 @@ def bring_along(site: Path) -> None:
         up = '../'*(len(page.relative_to(site).parts) - 1)
         text = page.read_text(encoding='utf-8').replace(layout.KATEX, f'{up}site_libs/katex')
         text = re.sub(r'<a href="[^"]*/nbs/api/[^"]*"[^>]*>.*?</a>', '', text)   # the source of a page that no one wrote
+        text = re.sub(r'(<th\b[^>]*>)([^<]+)(?=</th>)', lambda m: m[1] + m[2].replace('_', '_<wbr>'), text)   # names of columns may be broken
+        if up:
+            text = text.replace('<main class="content"', '<main class="content api"')
         page.write_text(text, encoding='utf-8')
 
 
@@ -56,6 +63,17 @@ def forward(site: Path) -> None:
         page = f'''<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Moved</title><link rel="icon" href="logo.svg">
 <meta http-equiv="refresh" content="0; url={new}"></head><body><main><h1>Moved</h1><p><a href="{new}">This page has moved.</a></p></main></body></html>'''
         (site/f'{old}.html').write_text(page, encoding='utf-8')
+
+
+def wrong_badges(source: Path) -> list:
+    "Pages that lack their line for Colab, or whose line opens another page."
+    problems = []
+    for path in sorted(source.glob('*.ipynb')):
+        opened = re.findall(re.escape(COLAB) + r'([\w.]+)', path.read_text(encoding='utf-8'))
+        expected = [path.name] if path.stem in IN_COLAB else []
+        if opened != expected:
+            problems.append(f'{path.name} opens in Colab {opened or "nothing"}; expected {expected or "nothing"}')
+    return problems
 
 
 def build(out: Path) -> list:
@@ -73,10 +91,11 @@ def build(out: Path) -> list:
         site.build()
         listed = (source/'_quarto.yml').read_text(encoding='utf-8')
         unlisted = [f'{path.name} is not in the sidebar of _quarto.yml' for path in source.glob('*.ipynb') if path.name not in listed]
+        badges = wrong_badges(source)
     bring_along(out)
     forward(out)
     broken = sorted({warning.split(': ', 1)[1] if ': broken link /' in warning else warning for warning in site.warnings})
-    return broken + unlisted   # a link of the sidebar is said once, not for each page
+    return broken + unlisted + badges   # a link of the sidebar is said once, not for each page
 
 
 if __name__ == '__main__':

@@ -8,7 +8,9 @@
 Needs the extra `site`, playwright from PyPI, and Chromium: $CHROMIUM, the machine's own, or what `playwright install chromium` brought.
 The site is served on localhost, and the browser may reach nothing else. The last line is `N passed, N failed`."""
 import argparse
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -46,7 +48,7 @@ FACTS = r"""() => {
   }
 }"""
 
-# What is wider than the window without a box that scrolls, and what only scrolling shows: code never, output on a phone only.
+# What is wider than the window without a box that scrolls, and what only scrolling shows: code never, output and tables on a phone only.
 LAYOUT = r"""() => {
   const scrolls = e => ['auto', 'scroll'].includes(getComputedStyle(e).overflowX)
   const outside = [...document.querySelectorAll('main *')].filter(e => {
@@ -62,7 +64,7 @@ LAYOUT = r"""() => {
     page: document.documentElement.scrollWidth > innerWidth + 1,
     outside: outside.slice(0, 4).map(e => e.tagName + '.' + e.className + ' ' + e.innerText.slice(0, 40)),
     code: cut('main div.sourceCode pre'),
-    output: cut('main .cell-output:has(pre)'),
+    output: cut('main .cell-output, main .cell-output pre, main .sd-table'),
   }
 }"""
 
@@ -194,6 +196,25 @@ def test_links(facts: dict, base: str, folder: Path, results: Results) -> None:
         results.empty(sorted(dead), f'{name}: every link inside the site leads somewhere')
 
 
+def test_moved(page, base: str, folder: Path, facts: dict, results: Results) -> None:
+    "Old addresses: each leads, by itself, to a place that is there."
+    listed = re.search(r'^MOVED = (\{.*?\})$', (ROOT/'tools'/'site.py').read_text(encoding='utf-8'), re.M | re.S)
+    for old, new in ast.literal_eval(listed[1]).items():
+        target, anchor = urldefrag(new)
+        problems = []
+        if not (folder/f'{old}.html').is_file():
+            problems.append('there is no page at the old address')
+        else:
+            page.goto(f'{base}{old}.html', wait_until='commit')
+            try:
+                page.wait_for_url(base + new)
+            except Exception as error:   # of playwright, which the site alone needs
+                problems.append(f'it stays at {page.url}: {error}')
+            if target not in facts or anchor and anchor not in facts[target]['ids']:
+                problems.append(f'{new} is not there')
+        results.empty(problems, f'{old}.html leads to {new}')
+
+
 def test_search(page, base: str, results: Results) -> None:
     "Does the search answer with the pages where a word is explained?"
     page.goto(base + 'index.html', wait_until='load')
@@ -224,6 +245,7 @@ def test_site(folder: Path, shots: Path | None, only: str) -> Results:
                 test_looks(page, name, results, shots)
             page.close()
         test_links(facts, base, folder, results)
+        test_moved(context.new_page(), base, folder, facts, results)
         test_search(context.new_page(), base, results)
         browser.close()
     return results
