@@ -9,10 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def from_root(text: str) -> str:
+    "Links as they are from the top of the repository."
+    return re.sub(r'\]\((images/|\w+\.ipynb)', r'](nbs/\1', text) + '\n'
+
+
 def output_text(output: dict) -> str:
     "The readable part of a cell's output: Markdown as it is, text indented, pictures not at all."
     data = output.get('data', {})
-    if 'text/markdown' in data: return ''.join(data['text/markdown']) + '\n'
+    if 'text/markdown' in data: return from_root(''.join(data['text/markdown']))
     text = ''.join(output.get('text') or data.get('text/plain', ''))
     return ''.join(f'    {line}\n' for line in text.splitlines())
 
@@ -21,7 +26,7 @@ def cell_text(cell: dict) -> str:
     "One cell as Markdown; `include: false` leaves it out, `echo: false` leaves out its source."
     source = ''.join(cell['source'])
     if cell['cell_type'] == 'markdown':
-        return re.sub(r'\]\((images/|\w+\.ipynb)', r'](nbs/\1', source) + '\n'
+        return from_root(source)
     directives = re.findall(r'^#\|\s*(.+?)\s*$', source, re.M)
     if 'include: false' in directives or 'hide' in directives: return ''
     code = re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
