@@ -80,7 +80,7 @@ class _Given:
 
     def score(self,
         images,               # uint8 (n,3,resize,resize): array, memory map or tensor
-        batch_size:int=64,    # images at a time
+        batch_size:int=16,    # images at a time; on a CPU more are slower, for its caches are small
         progress:bool=False,  # show a bar
     )->Tensor: # anomaly maps, (n,size,size) float32, on the CPU
         "Anomaly maps. ValueError for images of another size and for maps that are not finite."
@@ -93,7 +93,7 @@ class _Given:
 
     def score_parts(self,
         images,               # uint8 (n,3,resize,resize)
-        batch_size:int=64,    # images at a time
+        batch_size:int=16,    # images at a time; on a CPU more are slower, for its caches are small
         progress:bool=False,  # show a bar
     )->dict: # name -> maps (n,size,size) float32, on the CPU
         "The maps of `parts` of many images."

@@ -225,7 +225,7 @@ class _Network(nn.Module):
     def _inputs(self, z:Tensor)->Tensor: # (n,h,w,r,d) -> (n,c,h,w)
         found = _log_square(z)
         if self.recipe.inputs == 'residuals':
-            compressed = z.abs().log1p().copysign(z)
+            compressed = z.abs().log1p_().copysign_(z)
             found = torch.cat([compressed.flatten(3), found], 3)
         return found.movedim(3, 1)
 

@@ -101,7 +101,8 @@ def _features(
     first = response[:, :recipe.responses]
     last = response[:, recipe.filters - recipe.energies:]
     first = F.avg_pool2d(first, 2)
-    last = F.avg_pool2d(last.abs(), 6, 2, 2, count_include_pad=False)
+    pairs = F.avg_pool2d(last.abs(), 2)
+    last = F.avg_pool2d(pairs, 3, 1, 1, count_include_pad=False)   # 6 x 6 px, in two steps
     return torch.cat([first, last], 1)
 
 
