@@ -16,7 +16,6 @@ from dla_nb.detector import Detector
 from dla_nb.experiments import Scale
 from dla_nb.images import center_crop
 from dla_nb.metrics import auroc
-from dla_nb.plots import map_limits
 from dla_nb.sweeps import _recipe_for
 
 OUT = Path(__file__).resolve().parent.parent/'nbs'/'images'
@@ -41,14 +40,13 @@ def fitted(method: str, category: str, models: Path, train: bool):
 
 
 def best_and_worst(detector, category: str) -> tuple:
-    "Limits of colours, and two of (mask, map, pixel AUROC within the image)."
+    "Two of (mask, map, pixel AUROC within the image)."
     data = load_category(mvtec_path(), category, detector.recipe.resize, progress=False)
     chosen = np.flatnonzero(data.masks.any((1, 2)))
     maps = detector.method.score(data.test[chosen])
     masks = center_crop(data.masks[chosen], maps.shape[-1])
     values = [auroc(m[None], mask[None]) for m, mask in zip(maps, masks)]
-    found = [(masks[i], maps[i], values[i]) for i in (np.argmax(values), np.argmin(values))]
-    return map_limits(maps), found
+    return [(masks[i], maps[i], values[i]) for i in (np.argmax(values), np.argmin(values))]
 
 
 def main() -> None:
@@ -61,15 +59,15 @@ def main() -> None:
     known = {m: d for m, d in detectors.items() if d is not None}
     fig, axs = plt.subplots(len(known), 2, figsize=(5, 2.55*len(known)), layout='constrained')
     for line, (method, detector) in zip(axs, known.items()):
-        (low, high), found = best_and_worst(detector, args.category)
+        found = best_and_worst(detector, args.category)
         for ax, what, (mask, anomaly_map, value) in zip(line, ('best', 'worst'), found):
-            ax.imshow(anomaly_map, cmap='inferno', vmin=low, vmax=high)
+            ax.imshow(anomaly_map, cmap='inferno', vmax=np.quantile(anomaly_map, .998))   # a few pixels do not darken the rest
             ax.contour(mask, [.5], colors='cyan', linewidths=1.2)
             ax.set_title(f'{what}: {100*value:.0f} %', fontsize=13)
             ax.set(xticks=[], yticks=[])
         line[0].set_ylabel(method, fontsize=13)
         print(method, [round(100*value, 1) for *_, value in found], flush=True)
-    fig.savefig(OUT/f'best_and_worst_{args.category}.jpg', dpi=110, pil_kwargs={'quality': 80})
+    fig.savefig(OUT/f'best_and_worst_{args.category}.jpg', dpi=150, pil_kwargs={'quality': 80})
 
 
 if __name__ == '__main__':
