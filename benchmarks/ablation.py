@@ -26,9 +26,9 @@ from dla_nb.files import append_row, provenance, read_rows
 from dla_nb.images import to_float
 from dla_nb.methods.dla_plus import DLAPlus
 from dla_nb.methods.local_stats import LocalStatsRecipe, _last_fifth
-from dla_nb.metrics import METRIC_NAMES, evaluate
+from dla_nb.metrics import METRIC_NAMES
 from dla_nb.pseudo import SHAPES, SOURCES, corrupt, pseudo_names
-from rows import device_name
+from rows import device_name, metrics_of
 
 OUT = Path(__file__).parent.parent/'results'/'ablation.csv'
 KEY = ('set', 'side', 'variant', 'seed')
@@ -92,12 +92,6 @@ def fitted(recipe, images, seed: int, device, known: dict) -> DLAPlus:
 
     method.local.measure = once
     return method.fit(images, seed, device)
-
-
-def metrics_of(maps, masks, labels) -> dict:
-    "In %; None where a metric is undefined."
-    found = evaluate(maps, masks, labels)
-    return {name: round(100*found[name], 3) if found[name] == found[name] else None for name in METRIC_NAMES}
 
 
 def label_free_set(held, size: int) -> tuple:

@@ -29,9 +29,9 @@ from dla_nb.data import load_category, mvtec_path
 from dla_nb.files import append_row, provenance, read_rows
 from dla_nb.images import center_crop
 from dla_nb.methods.dla import DLA, Untrained
-from dla_nb.methods.local_stats import LocalStats, _last_fifth, enlarged
-from dla_nb.metrics import METRIC_NAMES, evaluate
-from rows import device_name
+from dla_nb.methods.local_stats import LocalStats, enlarged
+from dla_nb.metrics import METRIC_NAMES
+from rows import device_name, metrics_of
 
 OUT = Path(__file__).parent.parent/'results'/'own_maps.csv'
 KEY = ('category', 'recipe', 'seed', 'network', 'way')
@@ -43,52 +43,31 @@ class StageStats(LocalStats):
     def of(self, trunk, stage: int) -> 'StageStats':
         self.trunk = trunk
         self.stage = stage
+        self.components = None
         return self
 
-    def _stage(self, x):
-        return self.trunk.trunk_maps(x)[self.stage].float()
+    def mixtures(self):
+        return (self.fine,)
 
     def features(self, x):
-        "Principal components, (n,d,h,w)."
-        return F.conv2d(self._stage(x), self.directions, self.shift), None
+        "The stage, (n,c,h,w); its principal components, (n,d,h,w), as soon as they are known."
+        maps = self.trunk.trunk_maps(x)[self.stage].float()
+        return maps if self.components is None else F.conv2d(maps, *self.components), None
 
     @torch.no_grad()
     def learn_filters(self, images, seed: int):
         "Principal components of the stage at random positions of good images."
         self.seed.fill_(seed)
         generator = torch.Generator().manual_seed(seed)
-        each = 1 + self.recipe.samples//2//len(images)
-        rows = []
-        for x in self._batches(images):
-            for found in self._stage(x).flatten(2).mT:
-                rows.append(found[torch.randperm(len(found), generator=generator)[:each]].cpu())
-        width = self.recipe.responses + self.recipe.energies
-        pca = PCA(width, svd_solver='covariance_eigh').fit(torch.cat(rows).double().numpy())
+        rows, _ = self._sample(images, self.recipe.samples//2, 0, generator)
+        pca = PCA(self.recipe.responses + self.recipe.energies, svd_solver='covariance_eigh').fit(rows.double().cpu().numpy())
         directions = torch.from_numpy(pca.components_)
-        self.directions = directions.float()[:, :, None, None].to(self.device)
-        self.shift = -(directions @ torch.from_numpy(pca.mean_)).float().to(self.device)
-
-    @torch.no_grad()
-    def measure(self, images, progress=False):
-        "As LocalStats, at one scale."
-        generator = torch.Generator().manual_seed(int(self.seed))
-        few = self.recipe.samples//2
-        kept, held = _last_fifth(images)
-        weight = self._choose(kept, held, generator, Silent())
-        self._fit_mixture(self.fine, kept, 0, weight, few, generator)
-        self.tails[0] = self._tail(self.fine, held, 0)
-        self._fit_mixture(self.fine, images, 0, weight, 2*few, generator)
-        self.n_images.fill_(len(images))
-        return self
+        shift = -directions @ torch.from_numpy(pca.mean_)
+        self.components = [t.float().to(self.device) for t in (directions[:, :, None, None], shift)]
 
     def forward(self, x):
         start, excess = self.tails[0]
         return (self._enlarged(self.fine(self.features(x)[0])) - start)/excess
-
-
-class Silent:
-    "A progress bar that shows nothing."
-    def update(self, steps=1): pass
 
 
 def ways(method, images, test, seed: int, device) -> dict:
@@ -121,10 +100,9 @@ def measure(category, recipe, seed: int, device: str, out: Path) -> None:
         method = kind(own).fit(category.train, seed, device)
         images = method.prepare(category.train)
         for way, (maps, weight) in ways(method, images, method.prepare(category.test), seed, device).items():
-            found = evaluate(maps, masks, category.labels)
             made = provenance()
             row = dict(category=category.name, recipe=own.hash, side=own.size, seed=seed, network=network, way=way)
-            row |= {m: round(100*found[m], 3) if found[m] == found[m] else None for m in METRIC_NAMES}
+            row |= metrics_of(maps, masks, category.labels)
             row |= dict(weight=weight, cpu_seconds=round(time.process_time() - begun), device=device_name(device),
                         commit=made['commit'] or 'unknown', date=made['date'])
             append_row(out, row, KEY)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from dla_nb.files import append_row, provenance
+from dla_nb.metrics import METRIC_NAMES, evaluate
 
 #: What a row says. `ratio` is `against`'s value over `value` for times, so more is better, unless the benchmark's text says
 #: otherwise; `target` is what the ratio, or the value where there is no ratio, should be: '>= 10', '<= 16', or ''.
@@ -19,6 +20,12 @@ def device_name(device: str = 'cpu') -> str:
     info = Path('/proc/cpuinfo')
     names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if 'model name' in line] if info.exists() else []
     return f'CPU, {names[0] if names else "unknown"}'
+
+
+def metrics_of(maps, masks, labels) -> dict:
+    "In %; None where a metric is undefined."
+    found = evaluate(maps, masks, labels)
+    return {name: round(100*found[name], 3) if found[name] == found[name] else None for name in METRIC_NAMES}
 
 
 def row(benchmark: str, case: str, value: float, unit: str, against: str = '', ratio: float = None, target: str = '',

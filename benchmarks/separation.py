@@ -102,8 +102,10 @@ class Look(Callback):
         if self.step in STEPS or self.step == self.steps: self.look(self.step)
 
     def look(self, step: int):
-        random = torch.get_rng_state()
-        random_gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        with torch.random.fork_rng():
+            self._look(step)
+
+    def _look(self, step: int):
         self.learn.model.eval()
         recipe = self.method.recipe
         row = {name: float(value) for name, value in self.learn.loss_func.parts.items()} if step else {}
@@ -115,8 +117,6 @@ class Look(Callback):
             row |= {f'label_free_{kind}_{features}': round(100*value, 3) for kind, value in found.items()}
         self.write(step, row)
         self.learn.model.train()
-        torch.set_rng_state(random)
-        if random_gpu is not None: torch.cuda.set_rng_state(random_gpu)
 
 
 def measure(category, variant: str, changes: dict, side: int, steps: int, seed: int, device: str, out: Path):

@@ -649,6 +649,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'dla_nb/methods/local_stats.py'),
                                             'dla_nb.methods.local_stats.LocalStats.measure': ( 'local_stats.html#localstats.measure',
                                                                                                'dla_nb/methods/local_stats.py'),
+                                            'dla_nb.methods.local_stats.LocalStats.mixtures': ( 'local_stats.html#localstats.mixtures',
+                                                                                                'dla_nb/methods/local_stats.py'),
                                             'dla_nb.methods.local_stats.LocalStats.parts': ( 'local_stats.html#localstats.parts',
                                                                                              'dla_nb/methods/local_stats.py'),
                                             'dla_nb.methods.local_stats.LocalStatsRecipe': ( 'local_stats.html#localstatsrecipe',

@@ -101,8 +101,8 @@ def _features(
     first = response[:, :recipe.responses]
     last = response[:, recipe.filters - recipe.energies:]
     first = F.avg_pool2d(first, 2)
-    pairs = F.avg_pool2d(last.abs(), 2)
-    last = F.avg_pool2d(pairs, 3, 1, 1, count_include_pad=False)   # 6 x 6 px, in two steps
+    last = F.avg_pool2d(last.abs(), 2)
+    last = F.avg_pool2d(last, 3, 1, 1, count_include_pad=False)   # together 6 x 6 px
     return torch.cat([first, last], 1)
 
 
@@ -372,6 +372,9 @@ class LocalStats(Method):
         self.fine = _Mixture(width, r)
         self.both = _Mixture(2*width, r)
 
+    def mixtures(self)->tuple: # of one scale, and of two
+        return self.fine, self.both
+
     def fit(self, images, seed=0, device=None, checkpoint=None, progress=False):
         "Filters, lambda, mixtures and their calibration."
         self.to(torch.device(device or default_device()))
@@ -387,7 +390,7 @@ class LocalStats(Method):
         kept, held = _last_fifth(images)
         with tqdm(total=len(self.worth) + 3, desc=self.name, disable=not progress) as bar:
             weight = self._choose(kept, held, generator, bar)
-            for scale, mixture in enumerate((self.fine, self.both)):
+            for scale, mixture in enumerate(self.mixtures()):
                 self._fit_mixture(mixture, kept, scale, weight, few, generator)
                 self.tails[scale] = self._tail(mixture, held, scale)
                 bar.update(.5)
