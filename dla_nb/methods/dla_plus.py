@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 
 from ..images import to_float
 from ..method import LearnedMethod
-from .local_stats import (
-    LocalStats, LocalStatsRecipe, _features, _whitening, enlarged, tail_of)
+from dla_nb.methods.local_stats import (
+    LocalStats, LocalStatsRecipe, _features, _whitening, enlarged, halved_images, over_sizes,
+    tail_of)
 from ..pseudo import SHAPES, SOURCES, corrupt, pseudo_names
 from ..training import image_learner
 
@@ -64,8 +65,10 @@ class DLAPlusRecipe(LocalStatsRecipe):
 
     def check(self):
         super().check()
-        if self.size % 4:
-            raise ValueError(f'size={self.size}: expected a multiple of 4, for it is halved twice')
+        least = 4*2**self.halvings
+        if self.size % least:
+            raise ValueError(f'size={self.size}: expected a multiple of {least}, for it is halved '
+                             f'{2 + self.halvings} times')
         chosen = self.references.split()
         if not chosen or set(chosen) - set(_REFERENCES):
             raise ValueError(f'references={self.references!r}: expected one or more of '
@@ -275,6 +278,20 @@ def _image_loss(logit:Tensor, mask:Tensor)->Tensor:
     marked = (mask.sum((1, 2)) > 0).float()
     return F.binary_cross_entropy_with_logits(logit.amax((1, 2)), marked)
 
+
+def _sum_over_sizes(loss:Callable, logits:list, *masks)->Tensor: # scalar
+    return sum(loss(logit, mask) for logit, mask in zip(logits, masks, strict=True))
+
+
+class _Networks(nn.Module):
+    "One for each size of the image."
+    def __init__(self, networks):
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, *residuals)->list: # of logits
+        return [net(z) for net, z in zip(self.networks, residuals, strict=True)]
+
 # %% ../../nbs/64_dla_plus.ipynb #c024
 def _halves(
     images,     # (n,...)
@@ -293,8 +310,8 @@ class _Corrupted(Callback):
     "Turns a batch's indices into residuals and masks."
     order = -5
     def __init__(self,
-        residuals:Tensor, # (m,h,w,r,d), half precision
-        masks:Tensor,     # (m,h,w), half precision
+        residuals:list, # for each size (m,h,w,r,d), half precision
+        masks:list,     # for each size (m,h,w), half precision
     ):
         self.residuals = residuals
         self.masks = masks
@@ -302,8 +319,8 @@ class _Corrupted(Callback):
     def before_batch(self):
         chosen = self.y.cpu()
         device = self.x.device
-        self.learn.xb = (self.residuals[chosen].float().to(device),)
-        self.learn.yb = (self.masks[chosen].float().to(device),)
+        self.learn.xb = tuple(z[chosen].float().to(device) for z in self.residuals)
+        self.learn.yb = tuple(mask[chosen].float().to(device) for mask in self.masks)
 
     def after_fit(self):
         self.residuals = None   # hundreds of megabytes that nobody asks for again
@@ -318,7 +335,7 @@ class DLAPlus(LearnedMethod):
     scoring_fields = ('share', 'few', 'blur')
     presets = dict(
         default=_DEFAULT, quick=_DEFAULT,
-        fine=_DEFAULT.but(resize=256, size=256, corrupted=512, epochs=12),
+        fine=_DEFAULT.but(resize=256, size=256, halvings=2, corrupted=512, epochs=12),
         paper=_DEFAULT.but(resize=256, size=224, corrupted=512, epochs=12),
         demo=_DEFAULT.but(resize=73, size=64, clusters=256, samples=60_000, corrupted=256),
         smoke=_DEFAULT.but(
@@ -327,11 +344,15 @@ class DLAPlus(LearnedMethod):
     def build(self):
         r = self.recipe
         width = r.responses + r.energies
-        self.local = LocalStats(LocalStatsRecipe.of(r))
+        self.local = LocalStats(LocalStatsRecipe.of(r).but(halvings=0))
         self.references = _References(width, r)
         self.net = _Network(width, r)
         self.register_buffer('start', torch.tensor(0.))   # 99 % quantile of good images' logits
+        self.smaller = DLAPlus(r.halved()) if r.halvings else None
         self.progress = False
+
+    def sizes(self)->list: # itself, and what does the same in the halved image
+        return [self] + (self.smaller.sizes() if self.smaller is not None else [])
 
     def fit(self, images, seed=0, device=None, checkpoint=None, progress=False, seconds=60.,
             cbs=()):
@@ -366,38 +387,61 @@ class DLAPlus(LearnedMethod):
         x = to_float(images, r.size).cpu()
         return corrupt(x, generator, shapes, sources, r.clean)
 
+    def _storage(self)->tuple: # residuals and masks of all corrupted images, in half precision
+        r = self.recipe
+        side = r.size//2
+        numbers = (len(r.references.split()), r.responses + r.energies)
+        residuals = torch.empty(r.corrupted, side, side, *numbers, dtype=torch.float16)
+        return residuals, torch.empty(r.corrupted, side, side, dtype=torch.float16)
+
     @torch.no_grad()
     def _training_set(self, images, seed:int)->tuple: # corrupted uint8, residuals, masks
-        "Corrupted images of each half with the references of the other."
+        "Corrupted images of each half with the references of the other; lists, over sizes."
         r = self.recipe
         generator = torch.Generator().manual_seed(seed)
-        half_side = r.size//2
-        numbers = (half_side, half_side, len(r.references.split()), r.responses + r.energies)
         corrupted = torch.empty(r.corrupted, 3, r.size, r.size, dtype=torch.uint8)
-        residuals = torch.empty(r.corrupted, *numbers, dtype=torch.float16)
-        masks = torch.empty(r.corrupted, half_side, half_side, dtype=torch.float16)
+        methods = self.sizes()
+        residuals, masks = zip(*[method._storage() for method in methods])
+        crossed = []
+        for method in methods:
+            crossed.append(method._crossed(images))
+            images = halved_images(images) if method.smaller is not None else images
         halves = torch.arange(r.corrupted).chunk(2)
         with tqdm(total=r.corrupted, desc='corrupting', disable=not self.progress) as bar:
-            for rows, (half, references) in zip(halves, self._crossed(images)):
+            for rows, pairs in zip(halves, zip(*crossed)):
+                half = pairs[0][0]
                 for some in rows.split(16):
                     x, inside = self._corrupt(half[(some % len(half)).numpy()], generator)
                     corrupted[some] = x.mul(255).byte()
-                    masks[some] = F.avg_pool2d(inside[:, None].float(), 2)[:, 0].half()
-                    found = references(self._features(x.to(self.device)))
-                    residuals[some] = found.clamp(-6e4, 6e4).half().cpu()
+                    inside = inside[:, None].float()
+                    for i, (method, (_, references)) in enumerate(zip(methods, pairs)):
+                        inside = F.avg_pool2d(inside, 2)
+                        masks[i][some] = inside[:, 0].half()
+                        found = references(method._features(x.to(self.device)))
+                        residuals[i][some] = found.clamp(-6e4, 6e4).half().cpu()
+                        x = F.avg_pool2d(x, 2)
                     bar.update(len(some))
         return corrupted, residuals, masks
 
-    def make_learner(self, images, seed, device, cbs):
+    def _start_anew(self, images, seed:int):
+        "Filters, and a network without training, at each size."
         r = self.recipe
         self.local.learn_filters(images, seed)
         self.net = _Network(r.responses + r.energies, r)
+        if self.smaller is not None:
+            self.smaller._start_anew(halved_images(images), seed)
+
+    def make_learner(self, images, seed, device, cbs):
+        r = self.recipe
+        self._start_anew(images, seed)
         corrupted, residuals, masks = self._training_set(images, seed)
+        networks = _Networks([method.net for method in self.sizes()])
         adam = partial(OptimWrapper, opt=torch.optim.AdamW, weight_decay=r.weight_decay)
         cycle = ParamScheduler(dict(lr=combined_cos(.25, r.lr/25, r.lr, r.lr/1e5)))
-        loss = _mask_loss if r.labels == 'masks' else _image_loss
+        one = _mask_loss if r.labels == 'masks' else _image_loss
+        loss = partial(_sum_over_sizes, one)
         return image_learner(
-            corrupted.numpy(), self.net, loss, adam, r.lr, r.batch_size, 'drop', seed, device,
+            corrupted.numpy(), networks, loss, adam, r.lr, r.batch_size, 'drop', seed, device,
             [_Corrupted(residuals, masks), cycle, *cbs])
 
     def training_inputs(self, images, generator):
@@ -414,6 +458,9 @@ class DLAPlus(LearnedMethod):
             maps += [self._network_map(references, x) for x in self.local._batches(half)]
         self.start.copy_(tail_of(torch.cat(maps))[0])
         self._measured(self.references, images)
+        if self.smaller is not None:
+            self.smaller.recipe = self.recipe.halved()   # `rescored` may have changed it
+            self.smaller.measure(halved_images(images), progress)
         return super().measure(images)
 
     def _network_map(self, references, x:Tensor)->Tensor: # (n,3,s,s) -> (n,s,s)
@@ -428,7 +475,7 @@ class DLAPlus(LearnedMethod):
         fine, both = self.local.features(x)
         local = self.local.fused(self.local.compared(fine, both))
         network = self._map_of(self.references, fine) - self.start
-        return dict(local=local, network=network)
+        return over_sizes(self, dict(local=local, network=network), x)
 
     def forward(self, x):
         "Their weighted mean."
@@ -438,9 +485,14 @@ class DLAPlus(LearnedMethod):
         return (parts['local'] + share*parts['network'])/(1 + share)
 
     def for_export(self):
-        self.local.for_export()
+        for method in self.sizes():
+            method.local.for_export()
         return self
 
     def describe(self):
-        return (f'{super().describe()} {self.recipe.corrupted} corrupted images taught a network '
-                'which deviations matter.')
+        r = self.recipe
+        sides = [str(method.recipe.size) for method in self.sizes()]
+        taught = 'a network which deviations matter.'
+        if r.halvings:
+            taught = f'networks which deviations matter at {", ".join(sides)} px; the mean counts.'
+        return f'{super().describe()} {r.corrupted} corrupted images taught {taught}'

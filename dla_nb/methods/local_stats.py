@@ -9,6 +9,7 @@ __all__ = ['LocalStatsRecipe', 'LocalStats']
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from fastai.torch_core import default_device
 from sklearn.cluster import MiniBatchKMeans
@@ -43,11 +44,14 @@ class LocalStatsRecipe(BaseRecipe):
     smoothing:float=2.5      # standard deviation of the Gaussian that smooths maps, px
     lambdas:tuple=(0., 6., 15., 30.) # weights of the position, which is -1 to 1
     tolerance:float=.4       # the largest weight within so many points of the best is taken
+    halvings:int=0           # how often the image is halved and all is done again at that size
+
+    added = ('halvings',)
 
     bounds = BaseRecipe.bounds | dict(
         filters=(1, 75), responses=(0, 75), energies=(0, 75), clusters=(1, 1e5), samples=(100, 1e8),
         shrinkage=(0, 1e6), identity=(1e-6, 1), floor=(0, 1e3), smoothing=(0, 100),
-        lambdas=(0, 1e4), tolerance=(0, 100))
+        lambdas=(0, 1e4), tolerance=(0, 100), halvings=(0, 8))
 
     def check(self):
         super().check()
@@ -55,6 +59,15 @@ class LocalStatsRecipe(BaseRecipe):
         if not 0 < most <= self.filters:
             raise ValueError(f'responses={self.responses}, energies={self.energies}: expected at '
                              f'least one feature, and at most filters={self.filters} of each kind')
+        whole = 2**self.halvings
+        if self.size % whole or self.resize % whole:
+            raise ValueError(f'halvings={self.halvings}: expected resize={self.resize} and '
+                             f'size={self.size} to be multiples of {whole}')
+
+    def halved(self)->'LocalStatsRecipe':
+        "The recipe of what is done in the halved image."
+        return self.but(
+            resize=self.resize//2, size=self.size//2, halvings=self.halvings - 1)
 
 # %% ../../nbs/63_local_stats.ipynb #c009
 def _random_patches(
@@ -349,6 +362,33 @@ class _Mixture(nn.Module):
         return (self.residuals(maps).square().mean(-1) + 1e-6).log()
 
 # %% ../../nbs/63_local_stats.ipynb #c032
+def halved_images(
+    images, # uint8 (n,3,r,r): array, memory map or tensor; r is even
+)->np.ndarray: # uint8 (n,3,r/2,r/2)
+    "Means of 2 x 2 pixels."
+    n, channels, side = images.shape[:3]
+    found = np.empty((n, channels, side//2, side//2), np.uint8)
+    for start in range(0, n, 64):
+        some = torch.as_tensor(images[start:start + 64])
+        found[start:start + 64] = F.avg_pool2d(some.float(), 2).round().byte().cpu().numpy()
+    return found
+
+
+def over_sizes(
+    method,     # its `smaller` does the same in the halved image, or is None
+    maps:dict,  # name -> its own maps, (n,s,s)
+    x:Tensor,   # images, (n,3,s,s)
+)->dict: # as `maps`
+    "The mean of its own maps and those of each smaller size."
+    if method.smaller is None:
+        return maps
+    found = method.smaller.parts(F.avg_pool2d(x, 2))
+    side = method.recipe.size
+    count = method.recipe.halvings
+    return {name: (own + count*upsample(found[name], side))/(count + 1)
+            for name, own in maps.items()}
+
+# %% ../../nbs/63_local_stats.ipynb #c034
 _DEFAULT = LocalStatsRecipe()
 
 class LocalStats(Method):
@@ -357,7 +397,7 @@ class LocalStats(Method):
     Recipe = LocalStatsRecipe
     presets = dict(
         fast=_DEFAULT, default=_DEFAULT, quick=_DEFAULT,
-        fine=_DEFAULT.but(resize=256, size=256), paper=_DEFAULT.but(resize=256, size=224),
+        fine=_DEFAULT.but(resize=256, size=256, halvings=2), paper=_DEFAULT.but(resize=256, size=224),
         demo=_DEFAULT.but(resize=73, size=64, clusters=256, samples=60_000),
         smoke=_DEFAULT.but(resize=32, size=32, clusters=16, samples=2000))
 
@@ -371,6 +411,7 @@ class LocalStats(Method):
         self.register_buffer('seed', torch.tensor(0))
         self.fine = _Mixture(width, r)
         self.both = _Mixture(2*width, r)
+        self.smaller = LocalStats(r.halved()) if r.halvings else None
 
     def mixtures(self)->tuple: # of one scale, and of two
         return self.fine, self.both
@@ -396,6 +437,8 @@ class LocalStats(Method):
                 bar.update(.5)
                 self._fit_mixture(mixture, images, scale, weight, 2*few, generator)
                 bar.update()
+        if self.smaller is not None:
+            self.smaller.measure(halved_images(images), progress)
         return super().measure(images)
 
     def _enlarged(self, maps:Tensor)->Tensor: # (n,h,h) -> (n,s,s), smooth
@@ -423,6 +466,8 @@ class LocalStats(Method):
         filters, bias = _whitened_components(torch.cat(patches), self.recipe.filters)
         self.filters.copy_(filters)
         self.bias.copy_(bias)
+        if self.smaller is not None:
+            self.smaller.learn_filters(halved_images(images), seed)
 
     def _sample(self, images, count, scale, generator)->tuple: # features (m,d), places (m,2)
         "Features at random positions, of each image as many."
@@ -477,7 +522,7 @@ class LocalStats(Method):
 
     def parts(self, x):
         "The map of one scale and that of two, in mean excesses beyond the 99 % quantile."
-        return self.compared(*self.features(x))
+        return over_sizes(self, self.compared(*self.features(x)), x)
 
     def compared(self,
         fine:Tensor, # features at one scale, (n,d,h,w)
@@ -500,10 +545,14 @@ class LocalStats(Method):
     def for_export(self):
         self.fine.in_graph = True
         self.both.in_graph = True
+        if self.smaller is not None:
+            self.smaller.for_export()
         return self
 
     def describe(self):
         r = self.recipe
         chosen = f'λ = {float(self.fine.weight):g} was chosen' if self.fitted else 'not yet fitted'
+        sides = [str(r.size >> i + 1) for i in range(r.halvings)]
+        again = f' All of it again at {" and ".join(sides)} px.' if sides else ''
         return (f'{super().describe()} {r.clusters} Gaussians at one scale and as many at two; how '
-                f'much the position counts, {chosen}.')
+                f'much the position counts, {chosen}.{again}')
