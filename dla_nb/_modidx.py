@@ -620,7 +620,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'dla_nb.methods.dla_plus._image_loss': ('dla_plus.html#_image_loss', 'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus._inverse_root': ( 'dla_plus.html#_inverse_root',
                                                                                     'dla_nb/methods/dla_plus.py'),
-                                         'dla_nb.methods.dla_plus._log_square': ('dla_plus.html#_log_square', 'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus._mask_loss': ('dla_plus.html#_mask_loss', 'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus._moments_of': ('dla_plus.html#_moments_of', 'dla_nb/methods/dla_plus.py'),
                                          'dla_nb.methods.dla_plus._sum_over_sizes': ( 'dla_plus.html#_sum_over_sizes',

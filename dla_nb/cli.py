@@ -591,8 +591,8 @@ def _data_options(p:argparse.ArgumentParser, command:str)->None:
     p.add_argument('--method', metavar='NAME', help='how to find what is not normal: DLA+, DLA '
                    "(the paper's), LocalStats, AE-L2, \"mean image\", untrained (default: DLA+)")
     p.add_argument('--preset', default=preset, metavar='NAME', help="one of the method's: fast "
-                   '(LocalStats, no gradient), default (minutes), fine (256 px), paper (needs a '
-                   'GPU), quick, demo, smoke (default: %(default)s)')
+                   '(LocalStats, no gradient), default (minutes), fine (256, 128 and 64 px), '
+                   'paper (needs a GPU), quick, demo, smoke (default: %(default)s)')
     p.add_argument('--set', nargs='+', default=[], metavar='FIELD=VALUE',
                    help='change fields of the recipe, for example epochs=100')
     p.add_argument('--category', nargs='+', default=[], metavar='NAME', help='only these')

@@ -189,10 +189,6 @@ class _References(nn.Module):
         return torch.stack(found, 2).unflatten(1, maps.shape[2:])
 
 # %% ../../nbs/64_dla_plus.ipynb #c017
-def _log_square(z:Tensor)->Tensor: # (n,h,w,r,d) -> (n,h,w,r)
-    return (z.square().mean(4) + 1e-6).log()
-
-
 class _Block(nn.Module):
     "A 3 x 3 convolution that adds to its input."
     def __init__(self, width:int, dilation:int):
@@ -225,17 +221,17 @@ class _Network(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def _inputs(self, z:Tensor)->Tensor: # (n,h,w,r,d) -> (n,c,h,w)
-        found = _log_square(z)
+    def _inputs(self, z:Tensor, squares:Tensor)->Tensor: # (n,h,w,r,d) twice -> (n,c,h,w)
+        found = (squares.mean(4) + 1e-6).log()
         if self.recipe.inputs == 'residuals':
             compressed = z.abs().log1p_().copysign_(z)
             found = torch.cat([compressed.flatten(3), found], 3)
         return found.movedim(3, 1)
 
-    def _weighed(self, z:Tensor, h:Tensor)->Tensor: # -> (n,h,w)
+    def _weighed(self, squares:Tensor, h:Tensor)->Tensor: # -> (n,h,w)
         gates = F.pixel_shuffle(self.weights(h), 2).movedim(1, 3)
         weights = (self.recipe.gate*gates.tanh()).exp()
-        groups = z.square().chunk(3, 4)
+        groups = squares.chunk(3, 4)
         squares = torch.cat([group.mean(4) for group in groups], 3)
         return ((weights*squares).mean(3) + 1e-6).log()
 
@@ -244,11 +240,12 @@ class _Network(nn.Module):
     )->Tensor: # (n,h,w), the logit of an anomaly
         "Higher is more anomalous."
         r = self.recipe
-        h = self.blocks(self.enter(self._inputs(z)))
+        squares = z.square()
+        h = self.blocks(self.enter(self._inputs(z, squares)))
         vote = F.pixel_shuffle(self.vote(h), 2)[:, 0]
         if r.network == 'free':
             return vote + self.offset
-        score = self._weighed(z, h)
+        score = self._weighed(squares, h)
         if r.network == 'bounded' and r.bound:
             score = score + r.bound*(vote/r.bound).tanh()
         return self.slope*score + self.offset

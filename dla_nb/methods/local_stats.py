@@ -110,6 +110,7 @@ def _features(
     "Responses of the first filters, and mean absolute values of those of the last."
     margin = _WINDOW//2
     padded = F.pad(x, (margin,)*4, mode='replicate')
+    padded = padded.contiguous(memory_format=torch.channels_last)   # pooling is twice as fast
     response = F.conv2d(padded, filters, bias)
     first = response[:, :recipe.responses]
     last = response[:, recipe.filters - recipe.energies:]
@@ -397,7 +398,8 @@ class LocalStats(Method):
     Recipe = LocalStatsRecipe
     presets = dict(
         fast=_DEFAULT, default=_DEFAULT, quick=_DEFAULT,
-        fine=_DEFAULT.but(resize=256, size=256, halvings=2), paper=_DEFAULT.but(resize=256, size=224),
+        fine=_DEFAULT.but(resize=256, size=256, halvings=2),
+        paper=_DEFAULT.but(resize=256, size=224),
         demo=_DEFAULT.but(resize=73, size=64, clusters=256, samples=60_000),
         smoke=_DEFAULT.but(resize=32, size=32, clusters=16, samples=2000))
 
