@@ -356,7 +356,7 @@ def _run_demo(args)->int:
     "dla-nb demo"
     from dla_nb.toy import make_toy
     _make_out(Path(args.out))
-    args.path = make_toy(Path(args.out)/'toy', seed=args.seed)
+    args.path = make_toy(Path(args.out)/'toy', size=128, seed=args.seed)   # looked at at 64 px
     args.model, args.good = None, []
     args.light, args.page = 'fixed', None
     _say(f'synthetic test images, no real ones: {args.path}')
