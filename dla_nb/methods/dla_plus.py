@@ -224,7 +224,7 @@ class _Network(nn.Module):
     def _inputs(self, z:Tensor, squares:Tensor)->Tensor: # (n,h,w,r,d) twice -> (n,c,h,w)
         found = (squares.mean(4) + 1e-6).log()
         if self.recipe.inputs == 'residuals':
-            compressed = z.abs().log1p_().copysign_(z)
+            compressed = z.abs().log1p_().mul_(z.sign())   # ONNX has no copysign
             found = torch.cat([compressed.flatten(3), found], 3)
         return found.movedim(3, 1)
 
