@@ -436,6 +436,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'dla_nb.method._Retrained.before_fit': ('contract.html#_retrained.before_fit', 'dla_nb/method.py'),
                                'dla_nb.method._all_maps': ('contract.html#_all_maps', 'dla_nb/method.py'),
                                'dla_nb.method._copied': ('contract.html#_copied', 'dla_nb/method.py'),
+                               'dla_nb.method._over_batches': ('contract.html#_over_batches', 'dla_nb/method.py'),
                                'dla_nb.method.get_method': ('contract.html#get_method', 'dla_nb/method.py')},
             'dla_nb.methods.anogan': { 'dla_nb.methods.anogan.AnoGAN': ('anogan.html#anogan', 'dla_nb/methods/anogan.py'),
                                        'dla_nb.methods.anogan.AnoGAN.build': ('anogan.html#anogan.build', 'dla_nb/methods/anogan.py'),

@@ -7,6 +7,7 @@ __all__ = ['METHODS', 'get_method', 'Method', 'ImageRecipe', 'MeanImage', 'Colla
 
 # %% ../nbs/61_contract.ipynb #c002
 import copy
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from .core import BaseRecipe, DataError, seed_everything, unknown_name
 from .data import Category
-from .images import center_crop, check_images, image_batches, resize, resize_batch, to_float
+from .images import center_crop, check_images, image_batches, in_order, resize, resize_batch, to_float
 from .plots import examples, show_inputs, show_maps
 from .scoring import difference_map, evaluating
 from .training import ImageLearner, fingerprint, train
@@ -39,15 +40,38 @@ def get_method(
     return METHODS[name]
 
 # %% ../nbs/61_contract.ipynb #c007
+_MOST_WORKERS = 8   # each needs the memory of a batch
+
+def _over_batches(call:Callable, batches, workers:int)->list:
+    "A batch a thread, for small operations gain little where threads share each of them."
+    if workers == 1:
+        return [call(x) for x in batches]
+    before = torch.get_num_threads()
+
+    def alone(x):
+        torch.set_num_threads(1)   # of this thread, and of those that begin now
+        with torch.no_grad():
+            return call(x)
+
+    try:
+        return list(in_order(alone, batches, workers))
+    finally:
+        torch.set_num_threads(before)
+
+
 @torch.no_grad()
 def _all_maps(method, images, call:Callable, batch_size:int, progress:bool)->list:
     "What `call` gives for each batch, in evaluation mode."
     if not method.fitted:
         raise ValueError(f'{method.name} has not measured what is normal since its weights '
                          'changed; call fit(images), or measure(images) after more training')
+    workers = 1
+    if method.side_by_side and method.device.type == 'cpu':
+        workers = max(1, min(torch.get_num_threads(), len(images), _MOST_WORKERS))
+        batch_size = min(batch_size, math.ceil(len(images)/workers) or 1)
     batches = image_batches(images, method.recipe, batch_size, method.device, progress, 'scoring')
     with evaluating(method):
-        return [call(x) for x in batches]
+        return _over_batches(call, batches, workers)
 
 
 def _copied(method):
@@ -114,7 +138,7 @@ class _Given:
 
     def maps_of(self, images:list)->list: # of `read` -> float32 (size,size) each
         "Anomaly maps of a few images."
-        return list(self.score(np.stack(images), len(images)).numpy())
+        return list(self.score(np.stack(images)).numpy())
 
     def test_maps(self, category:Category, progress:bool=False)->Tensor: # (m,size,size)
         "Anomaly maps of a category's test images, comparable with its masks."
@@ -151,6 +175,7 @@ class Method(_Given, nn.Module):
     scoring_fields:tuple = ()   # fields of the recipe that are read only after training
     statistics:tuple = ()       # buffers that `measure` fills
     seeded:bool = True          # do its scores depend on the seed?
+    side_by_side:bool = False   # may threads of a CPU call `forward` at once?
     outside_weights:bool = False # does it use weights that were trained on other images?
     no_graph:str = ''           # why it cannot be exported; empty: it can
 
@@ -251,7 +276,7 @@ class MeanImage(Method):
 
     def forward(self, x): return difference_map(self.mean, x)
 
-# %% ../nbs/61_contract.ipynb #c017
+# %% ../nbs/61_contract.ipynb #c019
 class _Retrained(Callback):
     "Training makes what was measured out of date."
     order = -99
@@ -366,7 +391,7 @@ class LearnedMethod(Method):
         self.eval()
         return self.measure(images, progress)
 
-# %% ../nbs/61_contract.ipynb #c019
+# %% ../nbs/61_contract.ipynb #c021
 @patch
 def show_results(self:ImageLearner,
     data:Category=None,  # its first test image of each kind; None: the first training images

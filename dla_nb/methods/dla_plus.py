@@ -328,6 +328,7 @@ _DEFAULT = DLAPlusRecipe()
 class DLAPlus(LearnedMethod):
     "Local statistics, and a small network that was trained on where images are corrupted."
     name = 'DLA+'
+    side_by_side = True
     Recipe = DLAPlusRecipe
     scoring_fields = ('share', 'few', 'blur')
     presets = dict(

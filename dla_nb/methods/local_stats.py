@@ -395,6 +395,7 @@ _DEFAULT = LocalStatsRecipe()
 class LocalStats(Method):
     "Local texture, compared with the nearest of many Gaussians of good texture; no gradient."
     name = 'LocalStats'
+    side_by_side = True
     Recipe = LocalStatsRecipe
     presets = dict(
         fast=_DEFAULT, default=_DEFAULT, quick=_DEFAULT,
