@@ -41,6 +41,7 @@ def get_method(
 
 # %% ../nbs/61_contract.ipynb #c007
 _MOST_WORKERS = 8   # each needs the memory of a batch
+_AT_ONCE = 8        # images, for a processor's cache is small
 
 def _over_batches(call:Callable, batches, workers:int)->list:
     "A batch a thread, for small operations gain little where threads share each of them."
@@ -68,7 +69,7 @@ def _all_maps(method, images, call:Callable, batch_size:int, progress:bool)->lis
     workers = 1
     if method.side_by_side and method.device.type == 'cpu':
         workers = max(1, min(torch.get_num_threads(), len(images), _MOST_WORKERS))
-        batch_size = min(batch_size, math.ceil(len(images)/workers) or 1)
+        batch_size = min(batch_size, _AT_ONCE, math.ceil(len(images)/workers) or 1)
     batches = image_batches(images, method.recipe, batch_size, method.device, progress, 'scoring')
     with evaluating(method):
         return _over_batches(call, batches, workers)
