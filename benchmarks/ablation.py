@@ -51,6 +51,7 @@ def variants() -> dict:
         'LocalStats alone': ({}, 'local'),
         'network alone': ({}, 'network'),
         'sum weighs the network as much': (dict(few=0), None),
+        'the network only adds': (dict(fusion='adds'), None),
     }
     changes = {
         'no reference place': dict(references='global image'),
@@ -115,14 +116,13 @@ def measure(category, name: str, side: int, seed: int, wanted: dict, device, out
         if changes.get('clusters') == 'a quarter':
             changes = dict(clusters=base.clusters//4)
         recipe = base.but(**changes)
-        few = recipe.few
-        trained = recipe.but(few=base.few)
+        trained = recipe.but(**{name: getattr(base, name) for name in DLAPlus.scoring_fields})
         begun = time.process_time()
         if trained not in methods:
             methods.clear()
             seed_everything(seed)
             methods[trained] = fitted(trained, kept, seed, device, known)
-        method = methods[trained].rescored(trained.but(few=few), kept) if few != base.few else methods[trained]
+        method = methods[trained].rescored(recipe, kept) if recipe != trained else methods[trained]
         spent = time.process_time() - begun
         row = dict(set=name, side=side, variant=variant, seed=seed, recipe=recipe.hash)
         for kind, images, masks, labels in (('test', category.test, category.masks, category.labels),

@@ -41,6 +41,7 @@ class DLAPlusRecipe(LocalStatsRecipe):
     bound:float=2.           # the largest vote of the network's own, in log mean squares
     share:float=1.           # weight of the network's map beside that of LocalStats
     few:int=50               # good images with which it has half of that weight
+    fusion:str='mean'        # 'mean' of both maps, or the network only 'adds' to LocalStats'
     blur:float=1.5           # standard deviation of the Gaussian that smooths its map, px
     epochs:int=8
     batch_size:int=16
@@ -55,11 +56,14 @@ class DLAPlusRecipe(LocalStatsRecipe):
     left_out:str=''          # names of shapes and sources that are not used
     cross_fit:bool=True      # references of one half for the images of the other
 
+    added = (*LocalStatsRecipe.added, 'fusion')
+
     bounds = LocalStatsRecipe.bounds | dict(
         corrupted=(2, 1e6), clean=(0, 1), series=(2, 1e6), width=(1, 1e4), gate=(0, 10),
         bound=(0, 100), share=(0, 100), few=(0, 1e6), blur=(0, 100), epochs=(1, 1e6),
         batch_size=(2, 1e6), lr=(0, 1e3), weight_decay=(0, 1e3))
     choices = LocalStatsRecipe.choices | dict(
+        fusion=('mean', 'adds'),
         inputs=('residuals', 'lengths'), network=('bounded', 'gate', 'free'),
         labels=('masks', 'images'), local=('dynamic', 'drawn', 'random'))
 
@@ -330,7 +334,7 @@ class DLAPlus(LearnedMethod):
     name = 'DLA+'
     side_by_side = True
     Recipe = DLAPlusRecipe
-    scoring_fields = ('share', 'few', 'blur')
+    scoring_fields = ('share', 'few', 'fusion', 'blur')
     presets = dict(
         default=_DEFAULT, quick=_DEFAULT,
         fine=_DEFAULT.but(resize=256, size=256, halvings=2, corrupted=512, epochs=12),
@@ -476,11 +480,14 @@ class DLAPlus(LearnedMethod):
         return over_sizes(self, dict(local=local, network=network), x)
 
     def forward(self, x):
-        "Their weighted mean."
+        "Both in one map."
         parts = self.parts(x)
+        network = parts['network']
+        if self.recipe.fusion == 'adds':
+            network = network.relu()
         n = self.n_images
         share = self.recipe.share*n/(n + self.recipe.few)
-        return (parts['local'] + share*parts['network'])/(1 + share)
+        return (parts['local'] + share*network)/(1 + share)
 
     def for_export(self):
         for method in self.sizes():
@@ -493,4 +500,5 @@ class DLAPlus(LearnedMethod):
         taught = 'a network which deviations matter.'
         if r.halvings:
             taught = f'networks which deviations matter at {", ".join(sides)} px; the mean counts.'
-        return f'{super().describe()} {r.corrupted} corrupted images taught {taught}'
+        only = ' The network only adds to their map.' if r.fusion == 'adds' else ''
+        return f'{super().describe()} {r.corrupted} corrupted images taught {taught}{only}'
