@@ -2,6 +2,7 @@
 
     python benchmarks/thresholds.py                          # LocalStats and DLA+, MVTec AD
     python benchmarks/thresholds.py --data FOLDER --categories A --methods LocalStats --tile 128
+    python benchmarks/thresholds.py --methods DLA+ --set fusion=adds     # another recipe
 
 A detector is fitted as `dla-nb train` does it: one good image of five is held out, and the threshold
 is what they support, at most 1 % false alarms where there are enough. Then the test images are
@@ -51,19 +52,20 @@ def decided(detector, category, tile: int) -> tuple:
     return maps, exceeds(scores.numpy(), whole.value), exceeds(maps.numpy(), pixel.value)
 
 
-def measure(category, root, method: str, preset: str, tile: int, seed: int, device) -> dict:
+def measure(category, root, method: str, preset: str, tile: int, seed: int, changes: list, device) -> dict:
     "A row of the file."
     begun = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DataWarning)   # that the images support no rate of 1 %
         data = root/category.name if tile else category
-        detector = Detector.fit(data, method=method, preset=preset, tile=tile or None, seed=seed, device=device)
+        recipe = get_method(method).preset(preset).set(changes)
+        detector = Detector.fit(data, method=method, recipe=recipe, tile=tile or None, seed=seed, device=device)
     seconds = time.process_time() - begun
     whole = detector.threshold
     maps, flagged, marked = decided(detector, category, tile)
     found = decision_metrics(flagged, marked, category.masks, category.labels)
     ranks = measure_maps(maps, category)
-    row = dict(category=category.name, method=method, preset=preset, tile=tile, seed=seed)
+    row = dict(category=category.name, method=method, preset=' '.join([preset, *changes]), tile=tile, seed=seed)
     row |= {name: percent(ranks[name]) for name in METRIC_NAMES}
     row |= dict(held_out=whole.n, expected=percent(whole.expected), low=percent(whole.low), high=percent(whole.high))
     row |= {name: value if name.startswith('n_') else percent(value) for name, value in found.items()}
@@ -78,6 +80,7 @@ def main():
     parser.add_argument('--categories', nargs='+', default=CATEGORIES)
     parser.add_argument('--methods', nargs='+', default=['LocalStats', 'DLA+'])
     parser.add_argument('--preset', default='default')
+    parser.add_argument('--set', nargs='+', default=[], metavar='NAME=VALUE', dest='changes', help='changes of the recipe')
     parser.add_argument('--tile', type=int, default=0, help='px; 0: whole images')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='cpu')
@@ -87,12 +90,12 @@ def main():
     for name in args.categories:
         for method in args.methods:
             done = read_rows(args.out)
-            key = (name, method, args.preset, args.tile, args.seed)
+            key = (name, method, ' '.join([args.preset, *args.changes]), args.tile, args.seed)
             if len(done) and (done[[*KEY]] == key).all(axis=1).any():
                 continue
             side = get_method(method).preset(args.preset).resize
             category = load_category(root, name, side)
-            row = measure(category, root, *key[1:], args.device)
+            row = measure(category, root, method, args.preset, args.tile, args.seed, args.changes, args.device)
             append_row(args.out, row, KEY)
             print(' '.join(f'{name}={value}' for name, value in row.items()), flush=True)
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from .core import BaseRecipe, DataError, seed_everything, unknown_name
 from .data import Category
-from .images import center_crop, check_images, image_batches, in_order, resize, resize_batch, to_float
+from .images import (
+    center_crop, check_images, image_batches, in_order, resize, resize_batch, to_float)
 from .plots import examples, show_inputs, show_maps
 from .scoring import difference_map, evaluating
 from .training import ImageLearner, fingerprint, train
