@@ -52,20 +52,19 @@ def decided(detector, category, tile: int) -> tuple:
     return maps, exceeds(scores.numpy(), whole.value), exceeds(maps.numpy(), pixel.value)
 
 
-def measure(category, root, method: str, preset: str, tile: int, seed: int, changes: list, device) -> dict:
+def measure(category, root, method: str, preset: str, tile: int, seed: int, recipe, device) -> dict:
     "A row of the file."
     begun = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', DataWarning)   # that the images support no rate of 1 %
         data = root/category.name if tile else category
-        recipe = get_method(method).preset(preset).set(changes)
         detector = Detector.fit(data, method=method, recipe=recipe, tile=tile or None, seed=seed, device=device)
     seconds = time.process_time() - begun
     whole = detector.threshold
     maps, flagged, marked = decided(detector, category, tile)
     found = decision_metrics(flagged, marked, category.masks, category.labels)
     ranks = measure_maps(maps, category)
-    row = dict(category=category.name, method=method, preset=' '.join([preset, *changes]), tile=tile, seed=seed)
+    row = dict(category=category.name, method=method, preset=preset, tile=tile, seed=seed)
     row |= {name: percent(ranks[name]) for name in METRIC_NAMES}
     row |= dict(held_out=whole.n, expected=percent(whole.expected), low=percent(whole.low), high=percent(whole.high))
     row |= {name: value if name.startswith('n_') else percent(value) for name, value in found.items()}
@@ -87,15 +86,16 @@ def main():
     parser.add_argument('--out', type=Path, default=OUT)
     args = parser.parse_args()
     root = args.data or mvtec_path()
+    preset = ' '.join([args.preset, *args.changes])
     for name in args.categories:
         for method in args.methods:
             done = read_rows(args.out)
-            key = (name, method, ' '.join([args.preset, *args.changes]), args.tile, args.seed)
+            key = (name, method, preset, args.tile, args.seed)
             if len(done) and (done[[*KEY]] == key).all(axis=1).any():
                 continue
-            side = get_method(method).preset(args.preset).resize
-            category = load_category(root, name, side)
-            row = measure(category, root, method, args.preset, args.tile, args.seed, args.changes, args.device)
+            recipe = get_method(method).preset(args.preset).set(args.changes)
+            category = load_category(root, name, recipe.resize)
+            row = measure(category, root, *key[1:], recipe, args.device)
             append_row(args.out, row, KEY)
             print(' '.join(f'{name}={value}' for name, value in row.items()), flush=True)
 

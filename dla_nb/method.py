@@ -69,8 +69,8 @@ def _all_maps(method, images, call:Callable, batch_size:int, progress:bool)->lis
                          'changed; call fit(images), or measure(images) after more training')
     workers = 1
     if method.side_by_side and method.device.type == 'cpu':
-        workers = max(1, min(torch.get_num_threads(), len(images), _MOST_WORKERS))
-        batch_size = min(batch_size, _AT_ONCE, math.ceil(len(images)/workers) or 1)
+        workers = min(torch.get_num_threads(), len(images), _MOST_WORKERS) or 1
+        batch_size = min(batch_size, _AT_ONCE, math.ceil(len(images)/workers))
     batches = image_batches(images, method.recipe, batch_size, method.device, progress, 'scoring')
     with evaluating(method):
         return _over_batches(call, batches, workers)
